@@ -10,7 +10,7 @@ from torch import Tensor
 from qmtl.data._columns import TableColumns
 from qmtl.data._dataset import MultiTaskData, Split, take_splits
 from qmtl.data._learn import scale_of
-from qmtl.data._splits import SPLITS, Indices, explicit_indices, label_codes, split_indices
+from qmtl.data._splits import among_kept, choose_rows, label_codes
 from qmtl.errors import InvalidInputError, unknown_name
 from qmtl.tasks import Task, check_tasks, check_varied, infer_task, row_weights
 
@@ -59,15 +59,18 @@ def from_arrays(
         MultiTaskData('arrays', inputs=(2,), train=14, validation=3, test=3, tasks: odd (binary))
     """
     inputs = _as_inputs(X)
-    names = _column_names(X, inputs)
+    names = [str(name) for name in getattr(X, "columns", ())]
+    if not len(set(names)) == len(names) == inputs.shape[1]:
+        names = []
     if not isinstance(targets, Mapping) or not targets:
         raise InvalidInputError(
             f"targets: expected a dict of task name → labels, got {type(targets).__name__}"
         )
     weights, numbers = row_weights(sample_weight, len(inputs)), torch.arange(len(inputs))
+    given = isinstance(splits, Mapping)
     if weights is not None and not bool(weights.all()):
+        splits = among_kept(splits, numbers.numpy(), (weights > 0).numpy())
         numbers = weights.nonzero().flatten()
-        splits = _without(splits, len(inputs), numbers)
         targets = {key: _rows(values, numbers, len(inputs)) for key, values in targets.items()}
         groups = None if groups is None else _rows(groups, numbers, len(inputs))
         inputs, weights = inputs[numbers], weights[numbers]
@@ -86,41 +89,16 @@ def from_arrays(
     elif names:  # so that predictions for a data frame find its columns by name
         columns = TableColumns(tuple((name, 0.0, 1.0) for name in names))
     parts = take_splits(Split(inputs.float(), labels, numbers, weights), indices)
-    given = isinstance(splits, Mapping)
     return MultiTaskData(
-        name, tasks, **parts, columns=columns, split_seed=None if given else int(seed)
+        name, tasks, *parts, columns=columns, split_seed=None if given else int(seed)
     )
 
 
-def choose_rows(
-    n: int,
-    splits: Sequence[float] | Mapping[str, Any],
-    seed: int,
-    stratify: Tensor | None = None,
-    groups: Any = None,
-) -> Indices:
-    """Return the rows of each split, from fractions or from a dict of row numbers.
-
-    Example:
-        >>> choose_rows(3, {"train": [0], "validation": [1], "test": [2]}, 0)[2]
-        tensor([2])
-    """
-    if not isinstance(splits, Mapping):
-        return split_indices(n, splits, seed, stratify, groups)
-    if groups is not None:
-        raise InvalidInputError("groups: expected None when splits gives row numbers")
-    return explicit_indices(n, splits)
-
-
 def as_samples(values: Any, name: str = "inputs") -> Tensor:
-    """Convert inputs (any array, list, tensor or data frame) to a tensor of their own type.
+    """Convert inputs (N, ...), any array, list or data frame, to a tensor of their own type.
 
     Reversed, big-endian and masked arrays and pandas' nullable numbers are supported; missing
-    values become NaN.
-
-    Args:
-        values: numbers (N, ...).
-        name: name of the argument, for messages.
+    values become NaN. Errors call the inputs `name`.
 
     Raises:
         InvalidInputError: no numbers, or rows of different lengths.
@@ -149,10 +127,11 @@ def as_samples(values: Any, name: str = "inputs") -> Tensor:
         # A copy in the machine's own byte order, which torch may write to.
         return torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("="), order="C"))
     except (TypeError, ValueError) as error:
+        hint = "; qmtl.data.from_frame makes inputs of columns with texts and dates"
+        hint = hint if hasattr(values, "columns") else ""
         raise InvalidInputError(
             f"{name} must be an array of numbers with samples in the first dimension, got "
-            f"{type(values).__name__} that is not numeric or has rows of different lengths"
-            f"{_hint(values)}"
+            f"{type(values).__name__} that is not numeric or has rows of different lengths{hint}"
         ) from error
 
 
@@ -161,12 +140,6 @@ def _frame_numbers(values: Any) -> np.ndarray:
     if hasattr(values, "dtypes") and kinds <= set("iu"):
         return np.asarray(values.to_numpy())
     return np.asarray(values.to_numpy(dtype=np.float64, na_value=np.nan))
-
-
-def _hint(values: Any) -> str:
-    if not hasattr(values, "columns"):
-        return ""
-    return "; qmtl.data.from_frame makes inputs of columns with texts and dates"
 
 
 def _rows(values: Any, rows: Tensor, n: int) -> Any:
@@ -179,16 +152,6 @@ def _rows(values: Any, rows: Tensor, n: int) -> Any:
     if isinstance(values, np.ndarray | Tensor):
         return values[places]
     return [values[place] for place in places]
-
-
-def _without(splits: Any, n: int, kept: Tensor) -> Any:
-    """Convert splits of row numbers to positions among the kept rows."""
-    if not isinstance(splits, Mapping):
-        return splits
-    place = torch.full((n,), -1)
-    place[kept] = torch.arange(len(kept))
-    parts = (place[part] for part in explicit_indices(n, splits))
-    return {name: part[part >= 0].numpy() for name, part in zip(SPLITS, parts, strict=True)}
 
 
 def _as_targets(
@@ -226,12 +189,6 @@ def _as_inputs(values: Any) -> Tensor:
     if not inputs.numel():
         raise InvalidInputError(f"X: expected rows and inputs, got shape {tuple(inputs.shape)}")
     return inputs
-
-
-def _column_names(values: Any, inputs: Tensor) -> list[str]:
-    """Return the column names of a data frame; an empty list for other inputs."""
-    names = [str(name) for name in getattr(values, "columns", ())]
-    return names if len(set(names)) == len(names) == inputs.shape[1] else []
 
 
 def _columns_of(

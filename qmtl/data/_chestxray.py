@@ -16,7 +16,7 @@ from qmtl._sections import Fractions, RecipePath
 from qmtl.data._csv import is_nameless, read_table
 from qmtl.data._dataset import DataSection, MultiTaskData, Split, take_splits
 from qmtl.data._files import check_files
-from qmtl.data._splits import Indices, check_count, check_seed, patient_split
+from qmtl.data._splits import check_count, check_seed, patient_split
 from qmtl.errors import InvalidInputError, unknown_name
 from qmtl.tasks import Task, chosen_tasks, is_missing, number_in
 
@@ -33,14 +33,10 @@ _VIEWS = ("all", "frontal", "lateral")
 
 @dataclass(frozen=True, eq=False)
 class LabelTable:
-    """The rows of one or more label files, joined.
+    """The rows of one or more label files, joined; `values` are 1, 0 or NaN, (N, findings).
 
-    Attributes:
-        paths: the image of each row.
-        patients: patient of each row, from the path, as text (N,): "7" for patient00007.
-        findings: names of the label columns.
-        values: 1, 0 or NaN, float64 (N, findings).
-        index: row numbers over all files, from 0: int64 (N,).
+    Patients come from the paths, as text: "7" for patient00007. The index counts rows over all
+    files, from 0.
     """
 
     paths: list[str]
@@ -88,7 +84,9 @@ def read_chestxray_labels(
     if views not in _VIEWS:
         raise unknown_name("views", views, _VIEWS)
     files = _label_files(Path(path), labels)
-    tables = [_read(file) for file in files]
+    tables = [read_table(file, ",", texts=None) for file in files]
+    # Without columns that have no name, such as a saved index.
+    tables = [table[[name for name in table if not is_nameless(name)]] for table in tables]
     header = list(tables[0])
     for file, table in zip(files, tables, strict=True):
         _check_header(file, list(table), header, files[0])
@@ -98,18 +96,16 @@ def read_chestxray_labels(
     paths: list[str] = []
     patients, values, kept = [], [], []
     rows = (
-        (file, line, row)
+        (f"{file}: row {line}", row)
         for file, table in zip(files, tables, strict=True)
         for line, row in zip(table.index, table.to_dict("records"), strict=True)
     )
-    for number, (file, line, row) in enumerate(rows):
+    for number, (where, row) in enumerate(rows):
         if views == "all" or row["Frontal/Lateral"].lower() == views:
             paths.append(row["Path"])
-            patients.append(_patient(file, line, row["Path"]))
-            values.append([
-                _label(file, line, name, row[name], policies[name], _BLANK[blank])
-                for name in findings
-            ])  # fmt: skip
+            patients.append(_patient(where, row["Path"]))
+            cells = ((name, row[name], policies[name], _BLANK[blank]) for name in findings)
+            values.append([_label(where, *cell) for cell in cells])
             kept.append(number)
     if not paths:
         raise InvalidInputError(f"views: {path} has no {views} image")
@@ -117,12 +113,6 @@ def read_chestxray_labels(
         twice = next(name for name in paths if paths.count(name) > 1)
         raise InvalidInputError(f"the label files name the image {twice!r} twice")
     return LabelTable(paths, np.array(patients), findings, np.array(values), np.array(kept))
-
-
-def _read(file: Path) -> Any:
-    """Read a label file, without columns that have no name, such as a saved index."""
-    table = read_table(file, ",", texts=None)
-    return table[[name for name in table if not is_nameless(name)]]
 
 
 def _label_files(root: Path, labels: str | Sequence[str] | None) -> list[Path]:
@@ -157,17 +147,17 @@ def _policies(uncertain: str | Mapping[str, str], findings: Sequence[str]) -> di
     return {name: _UNCERTAIN[given.get(name, "ignore")] for name in findings}
 
 
-def _patient(file: Path, line: int, path: str) -> str:
+def _patient(where: str, path: str) -> str:
     found = re.search(r"(?:^|[/\\])patient(\w+)(?:[/\\]|$)", path)
     if found is None:
         raise InvalidInputError(
-            f"{file}: row {line}: expected a Path with a folder patientN, got {path!r}; without "
-            f"the patient, rows of one patient could land in two splits"
+            f"{where}: expected a Path with a folder patientN, got {path!r}; without the patient, "
+            f"rows of one patient could land in two splits"
         )
     return found[1].lstrip("0") or "0"
 
 
-def _label(file: Path, line: int, name: str, cell: str, uncertain: float, blank: float) -> float:
+def _label(where: str, name: str, cell: str, uncertain: float, blank: float) -> float:
     if is_missing(cell) and cell != "?":  # "?" counts as an uncertain label
         return blank
     number = number_in(cell)
@@ -175,7 +165,7 @@ def _label(file: Path, line: int, name: str, cell: str, uncertain: float, blank:
         return uncertain
     if number is None or number not in (0, 1):
         raise InvalidInputError(
-            f"{file}: row {line}, finding '{name}': expected 1, 0, -1 or blank, got {cell!r}"
+            f"{where}, finding '{name}': expected 1, 0, -1 or blank, got {cell!r}"
         )
     return number
 
@@ -187,24 +177,7 @@ def load_images(
     images: str | PathLike[str] | None = None,
     image_size: int | None = None,
 ) -> np.ndarray:
-    """Load the images with these paths.
-
-    Args:
-        path: the folder of the data set.
-        paths: paths as in the label file's column Path.
-        images: a .npz with `images` (N, H, W) and `paths` (N,), or the folder to which the paths
-            are relative. None: ``images.npz`` in `path` if there is one, else `path` or its parent,
-            with or without the first folders of the paths.
-        image_size: side in pixels; larger images are cropped to the central square and averaged
-            down. None: 64 for image files, the stored size for a .npz.
-
-    Returns:
-        float32 (N, 1, H, W) in [0, 1].
-
-    Raises:
-        InvalidInputError: images are missing (the error gives their number and the first) or cannot
-            be read.
-    """
+    """Load the images with these paths, as `chestxray` explains: float32 (N, 1, H, W) in [0, 1]."""
     source = Path(path) / "images.npz" if images is None else Path(images)
     if images is not None and not source.exists():
         raise InvalidInputError(f"images: there is no file or folder {source}")
@@ -267,7 +240,7 @@ def _find_files(roots: Sequence[Path], paths: Sequence[str]) -> list[Path]:
                     missing = [p for p, is_there in zip(paths, there, strict=True) if not is_there]
                     raise _missing(missing, len(paths), f"the folder {root}")
                 return files
-    tried = " or ".join(str(root) for root in roots)
+    tried = " or ".join(map(str, roots))
     raise InvalidInputError(
         f"images: {paths[0]!r} is not under {tried}, and there is no images.npz; pass the folder "
         f"that the column Path starts from, or a .npz, as images"
@@ -301,8 +274,6 @@ _METRICS = ("auroc", "average_precision")
 
 
 class ChestXraySection(DataSection):
-    """Section ``[data]`` with ``source = "chestxray"``; `chestxray` explains the values."""
-
     source: Literal["chestxray"] = "chestxray"
     path: RecipePath
     labels: list[str] | None = None
@@ -317,7 +288,6 @@ class ChestXraySection(DataSection):
     splits: Fractions | None = None
 
     def load(self) -> MultiTaskData:
-        """Return the images and findings, split by patient."""
         return chestxray(self.path, tasks=self.tasks, seed=self.seed, **self.given())
 
 
@@ -355,8 +325,11 @@ def chestxray(
             is absent; this is usual with CheXpert's own files, where "No Finding" is either 1 or
             blank).
         views: "all", "frontal" or "lateral".
-        images: a folder or a .npz, see `load_images`.
-        image_size: side in pixels, see `load_images`.
+        images: a .npz with `images` (N, H, W) and `paths` (N,), or the folder to which the paths
+            are relative. None: ``images.npz`` in `path` if there is one, else `path` or its parent,
+            with or without the first folders of the paths.
+        image_size: side in pixels; larger images are cropped to the central square and averaged
+            down. None: 64 for image files, the stored size for a .npz.
         kind: "binary", one task per finding; or "multilabel", one task named "findings".
         flat: whether inputs have shape (N, H·W) instead of (N, 1, H, W).
         splits: shares of the patients: train, validation, test.
@@ -403,14 +376,14 @@ def chestxray(
     indices = patient_split(table.patients, classes, splits, seed)
     kept, left_out = _learnable(table, indices[0].numpy(), tasks is not None)
     notes += left_out
-    indices = _labelled_rows(table.values[:, kept], indices)
+    # Rows whose only labels were of findings that are left out are dropped.
+    labelled = ~np.isnan(table.values[:, kept]).all(axis=1)
+    train, validation, test = (part[labelled[part]] for part in indices)
     pixels = torch.from_numpy(load_images(path, table.paths, images=images, image_size=image_size))
     definitions, targets = _targets(table, kept, kind)
     rows = Split(pixels.flatten(1) if flat else pixels, targets, torch.from_numpy(table.index))
-    parts = take_splits(rows, indices)
-    return MultiTaskData(
-        "chestxray", definitions, **parts, split_seed=int(seed), notes=tuple(notes)
-    )
+    parts = take_splits(rows, (train, validation, test))
+    return MultiTaskData("chestxray", definitions, *parts, split_seed=int(seed), notes=tuple(notes))
 
 
 def _some_patients(table: LabelTable, most: int | None) -> LabelTable:
@@ -425,12 +398,11 @@ def _learnable(table: LabelTable, train: np.ndarray, asked: bool) -> tuple[list[
     """Return the columns with both classes in the train split, and a note on each other one."""
     kept, bad = [], []
     for column, name in enumerate(table.findings):
-        values = table.values[train, column]
-        if (values == 1).any() and (values == 0).any():
+        negative, positive = (int((table.values[train, column] == v).sum()) for v in (0, 1))
+        if positive and negative:
             kept.append(column)
         else:
-            bad.append(f"'{name}' ({int((values == 1).sum())} positive, "
-                       f"{int((values == 0).sum())} negative)")  # fmt: skip
+            bad.append(f"'{name}' ({positive} positive, {negative} negative)")
     if bad and (asked or not kept):
         raise InvalidInputError(
             f"findings without a positive or a negative label in the train split cannot be "
@@ -438,13 +410,6 @@ def _learnable(table: LabelTable, train: np.ndarray, asked: bool) -> tuple[list[
         )
     notes = [f"finding left out, one class only in the train split: {entry}" for entry in bad]
     return kept, notes
-
-
-def _labelled_rows(values: np.ndarray, indices: Indices) -> Indices:
-    """Drop rows whose only labels were of findings that are left out."""
-    labelled = torch.from_numpy(~np.isnan(values).all(axis=1))
-    train, validation, test = (part[labelled[part]] for part in indices)
-    return train, validation, test
 
 
 def _targets(

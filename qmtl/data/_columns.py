@@ -1,31 +1,18 @@
 """`TableColumns`: how the columns of a table become an encoder's inputs."""
 
-import re
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from qmtl.data._cells import category_places, column_dates, column_numbers, column_texts
 from qmtl.errors import InvalidInputError, unknown_name
-from qmtl.tasks import MISSING_WORDS, is_missing, number_in, number_text, truth_word
 
 if TYPE_CHECKING:
     import pandas as pd
 
-# Numbers with groups of three digits and a decimal mark: 1,234.5 or 1.234,5; groups may also be
-# separated by apostrophes and kinds of spaces.
-_POINT = re.compile(r"[+-]?[1-9]\d{0,2}(?:([,'\u2019\u00a0\u202f ])\d{3})(?:\1\d{3})*(?:\.\d*)?")
-_COMMA = re.compile(
-    r"[+-]?(?:\d+|[1-9]\d{0,2}(?:([.'\u2019\u00a0\u202f ])\d{3})(?:\1\d{3})*)?(?:,\d*)?"
-    r"(?:[eE][+-]?\d+)?"
-)
-# Every number fits this, and few other texts do.
-_MAYBE_NUMBER = re.compile(r"[\s\d+\-.,'\u2019eE]*|\s*[+-]?(inf|infinity)\s*", re.IGNORECASE)
-
-DAY = 86400.0
 CYCLES = {"year": 365.2425, "week": 7.0, "day": 1.0}
 """Periods in days: a date is also where in each of them it lies."""
 
@@ -82,8 +69,7 @@ class TableColumns:
         object.__setattr__(self, "numeric", numeric)
         object.__setattr__(self, "categorical", categorical)
         object.__setattr__(self, "dates", dates)
-        scales = [*numeric, *((n, m, s) for n, _, m, s, _ in dates)]
-        for name, mean, std in scales:
+        for name, mean, std in (*numeric, *((n, m, s) for n, _, m, s, _ in dates)):
             if not (np.isfinite(mean) and np.isfinite(std) and std > 0):
                 raise InvalidInputError(
                     f"column '{name}': expected a finite mean and a positive std, got {mean}, {std}"
@@ -91,11 +77,9 @@ class TableColumns:
         for cycle in (cycle for entry in dates for cycle in entry[4]):
             if cycle not in CYCLES:
                 raise unknown_name("cycle of dates", cycle, CYCLES)
-        seen: set[str] = set()
-        for name in self.names:
-            if name in seen:
-                raise InvalidInputError(f"table columns: the column '{name}' appears twice")
-            seen.add(name)
+        if len(set(self.names)) < len(self.names):
+            name = next(name for name in self.names if self.names.count(name) > 1)
+            raise InvalidInputError(f"table columns: the column '{name}' appears twice")
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -159,9 +143,7 @@ class TableColumns:
     def encode(self, table: "pd.DataFrame") -> Tensor:
         """Encode a table's rows; the order of its columns does not matter, nor do further columns.
 
-        Args:
-            table: numbers, dates and categories, in any pandas type; texts that spell numbers or
-                dates are converted.
+        Texts that spell numbers or dates are converted, whatever pandas type the columns have.
 
         Returns:
             float32 (N, n_inputs): standardised numbers, then the inputs of dates, then one 0/1
@@ -169,8 +151,7 @@ class TableColumns:
             not occur in training is all zeros.
 
         Raises:
-            InvalidInputError: a column is missing, or a cell is not a finite number or not a date
-                (the error gives its row, column and text).
+            InvalidInputError: a column is missing, or a cell (which is named) is no number or date.
 
         Example:
             >>> import pandas as pd
@@ -201,9 +182,7 @@ class TableColumns:
         first_cells = np.arange(len(table)) * self.n_inputs
         for name, categories in self.categorical:
             texts, codes = column_texts(table[name])
-            find = _category_finder(categories)
-            found = [find(text) for text in texts]
-            places = np.array([*(-1 if place is None else place for place in found), -1])[codes]
+            places = np.append(category_places(texts, categories), -1)[codes]
             cells, known = first_cells + (start + places), places >= 0
             encoded.reshape(-1)[cells if known.all() else cells[known]] = 1.0
             start += len(categories)
@@ -220,10 +199,9 @@ class TableColumns:
         """
         table, found = self._chosen(table), {}
         for name, categories in self.categorical:
-            texts, codes = column_texts(table[name])
-            place = _category_finder(categories)
-            present = {int(code) for code in np.unique(codes)} - {-1}
-            found[name] = sorted(texts[code] for code in present if place(texts[code]) is None)
+            texts, _ = column_texts(table[name])
+            places = category_places(texts, categories)
+            found[name] = sorted(texts[i] for i in np.flatnonzero(places < 0))
         return {name: unseen for name, unseen in found.items() if unseen}
 
     def _chosen(self, table: "pd.DataFrame") -> "pd.DataFrame":
@@ -234,17 +212,15 @@ class TableColumns:
             )
         found = [str(name).strip() for name in table.columns]
         places = {name: place for place, name in enumerate(found)}
-        for name in self.names if len(places) < len(found) else ():
-            if found.count(name) > 1:
+        for name in self.names:
+            if name not in places:
+                unknown = str(unknown_name("column", name, places))
+                hint = unknown.removeprefix(f"unknown column {name!r}")
+                raise InvalidInputError(f"the table has no column {name!r}{hint}")
+            if len(places) < len(found) and found.count(name) > 1:
                 raise InvalidInputError(
                     f"the table has the column {name!r} {found.count(name)} times"
                 )
-        for name in self.names:
-            if name not in places:
-                hint = str(unknown_name("column", name, places)).removeprefix(
-                    f"unknown column {name!r}"
-                )
-                raise InvalidInputError(f"the table has no column {name!r}{hint}")
         return table.iloc[:, [places[name] for name in self.names]].set_axis(self.names, axis=1)
 
     def to_dict(self) -> dict[str, Any]:
@@ -274,7 +250,7 @@ class TableColumns:
             >>> TableColumns.from_dict(columns.to_dict()) == columns
             True
         """
-        known = ["scale", "numeric", "dates", "categorical", "decimal"]
+        known = [field.name for field in fields(cls)]
         if not isinstance(data, dict):
             raise InvalidInputError(f"table columns: expected a dict with {known}, got {data!r}")
         for key in data:
@@ -306,219 +282,3 @@ def _listed(columns: TableColumns | None) -> str:
         return "no columns"
     names = columns.names
     return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
-
-
-def is_number_type(dtype: Any) -> bool:
-    """Return whether a column of this type holds numbers, truth values or durations, but no texts.
-
-    Example:
-        >>> import pandas as pd
-        >>> [is_number_type(pd.Series(values).dtype) for values in ([1], [True], ["1"])]
-        [True, True, False]
-    """
-    from pandas.api import types
-
-    if types.is_complex_dtype(dtype):
-        return False
-    return bool(types.is_numeric_dtype(dtype) or dtype.kind in "bm")
-
-
-def column_numbers(
-    table: "pd.DataFrame",
-    names: Sequence[str],
-    decimal: str | None = None,
-    *,
-    truths: bool = False,
-) -> np.ndarray:
-    """Return columns as float64 (N, columns), NaN where missing; durations are in days.
-
-    Args:
-        table: the rows.
-        names: columns of numbers, or of texts that spell numbers.
-        decimal: decimal mark of texts; None finds the one that fits.
-        truths: whether the texts true and false are 1 and 0 in a column without numbers, as truth
-            values are.
-
-    Raises:
-        InvalidInputError: a cell is not a finite number; the error gives its row, column and text.
-
-    Example:
-        >>> import pandas as pd
-        >>> table = pd.DataFrame({"a": ["1.5", "NA"], "b": [True, False]})
-        >>> column_numbers(table, ["a", "b"]).tolist()
-        [[1.5, 1.0], [nan, 0.0]]
-    """
-    dtypes = table.dtypes
-    plain = [place for place, name in enumerate(names) if dtypes[name].kind in "biuf"]
-    # All columns at once: a table may have many thousands.
-    numbers = table[[names[place] for place in plain]]
-    block: np.ndarray = numbers.to_numpy(dtype=np.float64, na_value=np.nan, copy=True)
-    if len(plain) < len(names):
-        every = np.empty((len(table), len(names)))
-        every[:, plain] = block
-        block = every
-    for place in sorted(set(range(len(names))) - set(plain)):
-        block[:, place] = _numbers(table[names[place]], decimal, truths=truths)
-    bad = np.isinf(block)
-    if bad.any():
-        row, place = map(int, np.argwhere(bad)[0])
-        raise InvalidInputError(
-            f"row {table.index[row]}, column '{names[place]}': expected a finite number, got "
-            f"{str(table[names[place]].iloc[row])!r}"
-        )
-    return block
-
-
-def _numbers(column: "pd.Series", decimal: str | None, *, truths: bool) -> np.ndarray:
-    if column.dtype.kind == "m":
-        return np.asarray(column.dt.total_seconds(), dtype=np.float64) / DAY
-    if is_number_type(column.dtype):
-        return np.asarray(column.to_numpy(dtype=np.float64, na_value=np.nan))
-    texts, codes = column_texts(column)
-    numbers = text_numbers(str(column.name), texts, decimal)
-    if truths and not numbers:
-        words = {text: truth_word(text) for text in texts}
-        numbers = {text: float(word == "true") for text, word in words.items() if word}
-    values = np.array([numbers.get(text, np.inf) for text in texts] + [np.nan])
-    found: np.ndarray = values[codes]
-    return found
-
-
-def column_texts(column: "pd.Series") -> tuple[list[str], np.ndarray]:
-    """Return a column's distinct values as texts, and each row's index into them, -1 if missing.
-
-    Numbers are written in the form of class names: 1.0 is "1".
-
-    Example:
-        >>> import pandas as pd
-        >>> column_texts(pd.Series(["a ", None, "a", "N/A", 1.0]))
-        (['a', '1'], array([ 0, -1,  0, -1,  1]))
-    """
-    import pandas as pd
-
-    try:
-        codes, values = pd.factorize(column)
-    except TypeError:  # cells that cannot be compared, such as lists
-        codes, values = pd.factorize(column.map(str))
-    values = np.asarray(values, dtype=object).tolist()
-    if set(map(type, values)) <= {str}:
-        texts = list(map(str.strip, values))
-        if MISSING_WORDS.isdisjoint(texts) and len(set(texts)) == len(texts):
-            return texts, codes
-    found: dict[str, int] = {}
-    places = np.empty(len(values) + 1, dtype=np.int64)
-    places[-1] = -1  # pandas' code for missing values is -1
-    for place, value in enumerate(values):
-        if is_missing(value):
-            places[place] = -1
-            continue
-        is_number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
-        text = number_text(float(value)) if is_number else str(value).strip()
-        places[place] = found.setdefault(text, len(found))
-    return list(found), places[codes]
-
-
-def text_numbers(name: str, texts: Sequence[str], decimal: str | None = None) -> dict[str, float]:
-    """Read the texts that spell a number; the column decides between 1,234.5 and 1.234,5.
-
-    Args:
-        name: name of the column, for messages.
-        texts: the distinct texts of the column.
-        decimal: the decimal mark; None finds the one that fits all texts.
-
-    Raises:
-        InvalidInputError: if a comma could be a decimal mark or a separator of groups of digits.
-
-    Example:
-        >>> text_numbers("x", ["1,5", "1.234,0", "7"])
-        {'1,5': 1.5, '1.234,0': 1234.0, '7': 7.0}
-        >>> text_numbers("x", ["1,234.5", "n.b."])
-        {'1,234.5': 1234.5}
-    """
-    given, texts = len(texts), list(filter(_MAYBE_NUMBER.fullmatch, texts))
-    if decimal != "," and len(texts) == given:
-        try:  # all at once, which works for most columns of numbers
-            plain = np.array(texts, dtype=object).astype(np.float64)
-        except ValueError:
-            plain = np.array([np.nan])
-        if not np.isnan(plain).any():
-            return dict(zip(texts, plain.tolist(), strict=True))
-    readers = {".": [number_in, _with_point], ",": [_with_comma, number_in]}
-    ways = []
-    for reader in readers[decimal] if decimal else (number_in, _with_point, _with_comma):
-        pairs = ((text, reader(text)) for text in texts)
-        ways.append({text: number for text, number in pairs if number is not None})
-    best = max(ways, key=len)  # the first of several equally good ones
-    if decimal is None and len(ways[1]) == len(ways[2]) == len(best) > len(ways[0]):
-        text = next(text for text in texts if text not in ways[0] and text in best)
-        if ways[1] != ways[2]:
-            raise InvalidInputError(
-                f"column '{name}': {text!r} may be {ways[1].get(text)} or {ways[2].get(text)}; say "
-                f"which with decimal='.' or decimal=','"
-            )
-    return best
-
-
-def _with_point(text: str) -> float | None:
-    match = _POINT.fullmatch(text)
-    return number_in(text.replace(match[1], "")) if match else number_in(text)
-
-
-def _with_comma(text: str) -> float | None:
-    match = _COMMA.fullmatch(text)
-    if not match:
-        return None
-    return number_in((text.replace(match[1], "") if match[1] else text).replace(",", "."))
-
-
-def column_dates(column: "pd.Series", text_format: str) -> np.ndarray:
-    """Return a column of dates in days since 1970, float64 (N,), NaN where missing.
-
-    Raises:
-        InvalidInputError: a cell is not a date of this format; the error gives its row, column and
-            text.
-
-    Example:
-        >>> import pandas as pd
-        >>> column_dates(pd.Series(["02.01.1970", None]), "%d.%m.%Y")
-        array([ 1., nan])
-    """
-    import pandas as pd
-
-    if isinstance(column.dtype, pd.PeriodDtype):
-        column = column.dt.to_timestamp()
-    if pd.api.types.is_datetime64_any_dtype(column.dtype):
-        stamps, codes = column, np.arange(len(column))
-    else:
-        texts, codes = column_texts(column)
-        read = pd.to_datetime(pd.Series(texts, dtype=object), format=text_format, errors="coerce",
-                              utc=True)  # fmt: skip
-        bad = np.flatnonzero(read.isna().to_numpy())
-        if len(bad):
-            row = int(np.flatnonzero(codes == bad[0])[0])
-            raise InvalidInputError(
-                f"row {column.index[row]}, column '{column.name}': expected a date as in the "
-                f"training data ({text_format}), got {texts[bad[0]]!r}"
-            )
-        stamps = read
-    # In microseconds, which reach far beyond the year 9999, unlike nanoseconds.
-    utc = pd.to_datetime(stamps, utc=True).to_numpy("datetime64[us]")
-    days = (utc - np.datetime64(0, "us")) / np.timedelta64(1, "D")
-    found: np.ndarray = np.append(days, np.nan)[codes]
-    return found
-
-
-def _category_finder(categories: Sequence[str]) -> Any:
-    """Return a function from a text to its category; 1 and 1.0, true and True are equal."""
-    texts = {text: place for place, text in enumerate(categories)}
-    numbers = {number_in(text): place for text, place in texts.items()}
-    truth = {text.lower(): place for text, place in texts.items()
-             if text.lower() in ("true", "false")}  # fmt: skip
-
-    def find(text: str) -> int | None:
-        if text in texts:
-            return texts[text]
-        number = number_in(text)
-        return truth.get(text.lower()) if number is None else numbers.get(number)
-
-    return find

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from qmtl.data._columns import column_texts, text_numbers
+from qmtl.data._cells import column_texts, text_numbers
 from qmtl.errors import InvalidInputError, near_paths
 from qmtl.tasks import MISSING_WORDS
 
@@ -29,12 +29,7 @@ _NAMELESS = re.compile(r"(Unnamed: \d+(_level_\d+)?)?")
 
 
 def is_nameless(column: str) -> bool:
-    """Return whether a column has no name, or pandas' placeholder for a missing one.
-
-    Example:
-        >>> is_nameless(""), is_nameless("Unnamed: 0"), is_nameless("size")
-        (True, True, False)
-    """
+    """Return whether a column has no name, or pandas' placeholder for a missing one."""
     return _NAMELESS.fullmatch(column) is not None
 
 
@@ -88,11 +83,7 @@ def read_table(
 
 
 class TextTable:
-    """The text of a table, with its delimiter, decimal mark and header; see `read_table`.
-
-    Raises:
-        InvalidInputError: the file cannot be read, is empty, or a column name appears twice.
-    """
+    """The text of a table, with its delimiter, decimal mark and header; see `read_table`."""
 
     def __init__(
         self,
@@ -119,10 +110,10 @@ class TextTable:
             raise InvalidInputError(f"{path}: the file is empty; expected a header and rows")
         self.sample = _first_lines(text, start)
         self.delimiter = given or self._find_delimiter()
-        rows = self._rows(self.sample)
-        header = [cell.strip() for cell in next(rows)]
-        self.has_plain_header = as_stored and not start and rows.line_num == 1
-        for _ in range(rows.line_num):
+        n_lines, cells = next(self._rows(self.sample))
+        header = list(map(str.strip, cells))
+        self.has_plain_header = as_stored and not start and n_lines == 1
+        for _ in range(n_lines):
             start = text.find(b"\n", start) + 1 or len(text)
         self.text, self.start = text, start
         self.header = self._named(self._with_row_names(header))
@@ -136,15 +127,26 @@ class TextTable:
                 f"{header[0]!r}; did you mean {other[0]!r}?"
             )
 
-    def _rows(self, text: str, delimiter: str | None = None) -> "_Rows":
-        return _Rows(self.path, text, delimiter or self.delimiter)
+    def _rows(self, text: str, delimiter: str | None = None) -> Iterator[tuple[int, list[str]]]:
+        """Yield the cells of each row, after the number of the line where it ends."""
+        rows = csv.reader(
+            io.StringIO(text, newline=""), delimiter=delimiter or self.delimiter,
+            skipinitialspace=True, strict=True,
+        )  # fmt: skip
+        try:
+            for row in rows:
+                yield rows.line_num, row
+        except csv.Error as error:
+            raise InvalidInputError(
+                f"{self.path}: cannot be read as a table: line {rows.line_num}: {error}"
+            ) from error
 
     def _find_delimiter(self) -> str:
         """Return the delimiter that makes most rows as wide as the header; a comma if none does."""
         found = []
         for mark in DELIMITERS:
             try:
-                widths = [len(row) for row in self._rows(self.sample, mark) if any(row)]
+                widths = [len(row) for _, row in self._rows(self.sample, mark) if any(row)]
             except InvalidInputError:
                 continue
             if widths and widths[0] > 1:
@@ -154,7 +156,7 @@ class TextTable:
 
     def _with_row_names(self, header: list[str]) -> list[str]:
         """Return the header, with a nameless column added if rows have one cell more than it."""
-        rows = [row for row in self._rows(self.sample) if any(row)][1:]
+        rows = [row for _, row in self._rows(self.sample) if any(row)][1:]
         if not rows or any(len(row) != len(header) + 1 for row in rows):
             return header
         # The extra cell is a separator at the ends of lines, or a row name at their starts, as R
@@ -162,22 +164,19 @@ class TextTable:
         return [*header, ""] if not any(row[-1].strip() for row in rows) else ["", *header]
 
     def _named(self, header: list[str]) -> list[str]:
-        seen: set[str] = set()
-        for name in header:
-            if name and name in seen:
-                raise InvalidInputError(
-                    f"{self.path}: the column name {name!r} appears twice in the header"
-                )
-            seen.add(name)
-        return [name or f"Unnamed: {place}" for place, name in enumerate(header)]
+        names = [name or f"Unnamed: {place}" for place, name in enumerate(header)]
+        if len(set(names)) < len(names):
+            name = next(name for name in names if names.count(name) > 1)
+            raise InvalidInputError(
+                f"{self.path}: the column name {name!r} appears twice in the header"
+            )
+        return names
 
     def frame(self, texts: Collection[str] = (), *, categories: bool = False) -> "pd.DataFrame":
         """Return the rows, as `read_table` returns them.
 
-        Args:
-            texts: columns to keep as text.
-            categories: whether columns whose texts repeat get pandas' categorical type, which finds
-                the distinct texts once.
+        With `categories`, columns whose texts repeat get pandas' categorical type, which finds the
+        distinct texts once.
         """
         import pandas as pd
 
@@ -261,7 +260,8 @@ class TextTable:
         if self.text.find(b'"', self.start) < 0 and all(map(self._is_even, self._blocks())):
             return
         width = len(self.header)
-        for number, row in enumerate(self._rows(self.text[self.start :].decode()), start=2):
+        rows = self._rows(self.text[self.start :].decode())
+        for number, (_, row) in enumerate(rows, start=2):
             if row and len(row) != width:
                 raise InvalidInputError(
                     f"{self.path}: row {number} has {len(row)} cells, but the header has {width}"
@@ -293,7 +293,8 @@ class TextTable:
 
     def _find_decimal(self) -> str | None:
         """Return a comma if some cell has one that cannot separate groups of digits."""
-        cells = {cell.strip() for row in self._rows(self.sample) for cell in row if "," in cell}
+        rows = (row for _, row in self._rows(self.sample))
+        cells = {cell.strip() for row in rows for cell in row if "," in cell}
         decimal = re.compile(r"[+-]?(\d{1,3}([.' \u00a0]\d{3})+|\d*),\d+")
         grouped = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+")
         clear = any(decimal.fullmatch(cell) and not grouped.fullmatch(cell) for cell in cells)
@@ -319,27 +320,6 @@ class TextTable:
             if different and len(values) == len(different):
                 changed[name] = np.array([*(values[text] for text in different), np.nan])[codes]
         return frame.assign(**changed) if changed else frame
-
-
-class _Rows(Iterator[list[str]]):
-    """The rows of a text, with errors that name the file."""
-
-    def __init__(self, path: Path, text: str, delimiter: str) -> None:
-        self.path = path
-        stream = io.StringIO(text, newline="")
-        self.reader = csv.reader(stream, delimiter=delimiter, skipinitialspace=True, strict=True)
-
-    @property
-    def line_num(self) -> int:
-        return self.reader.line_num
-
-    def __next__(self) -> list[str]:
-        try:
-            return next(self.reader)
-        except csv.Error as error:
-            raise InvalidInputError(
-                f"{self.path}: cannot be read as a table: line {self.line_num}: {error}"
-            ) from error
 
 
 def _first_lines(text: bytes, start: int) -> str:

@@ -1,10 +1,6 @@
-"""Tasks made of two cues (where to look, what to answer), of which some pairs are never trained.
+"""Tasks made of two cues (where to look, what to answer), of which some pairs are never trained."""
 
-Cues and tasks are the two sides of a bipartite graph. Its edges are the pairs that have training
-labels; the test split has labels of the other pairs only.
-"""
-
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -19,13 +15,6 @@ Structure = Literal["ring", "blocks"]
 
 
 class CuePairsSection(DataSection):
-    """Section ``[data]`` with ``source = "cue-pairs"``; see `cue_pairs`.
-
-    Example:
-        >>> CuePairsSection(n_cues=4, degree=2).load().n_inputs
-        12
-    """
-
     source: Literal["cue-pairs"] = "cue-pairs"
     n_cues: int = Field(6, ge=2)
     degree: int = Field(3, ge=1)
@@ -33,8 +22,7 @@ class CuePairsSection(DataSection):
     n_rows: int = Field(3000, ge=1)
 
     def load(self) -> MultiTaskData:
-        own = self.given()
-        data = cue_pairs(seed=self.seed, **own)
+        data = cue_pairs(seed=self.seed, **self.given())
         return data if self.tasks is None else data.subset(self.tasks)
 
 
@@ -50,8 +38,8 @@ def cue_pairs(
 
     A row's cue, one of the features, says which place counts. Task ``j`` asks on which side of the
     line at the angle ``π·j / n_cues`` the two numbers in that place lie. Every training row has a
-    label of one task. The number of rows does not depend on the graph, so that denser graphs have
-    fewer labels of each pair.
+    label of one task; the pairs of cue and task that occur there are the edges of a graph. The test
+    split has labels of the other pairs. Denser graphs have fewer labels of each pair.
 
     Args:
         n_cues: number of cues, and of tasks.
@@ -66,13 +54,13 @@ def cue_pairs(
         Inputs (N, 3·n_cues): the stimulus, then the cue, one-hot times 2.
 
     Raises:
-        InvalidInputError: if a number does not fit; the error names it.
+        InvalidInputError: a number does not fit; the error names it.
 
     Example:
         >>> data = cue_pairs(n_cues=4, degree=1, n_rows=100)
         >>> data
-        MultiTaskData('cue-pairs', inputs=(12,), train=100, validation=20, test=200, \
-tasks: rule_0 (binary), rule_1 (binary), rule_2 (binary), rule_3 (binary))
+        MultiTaskData('cue-pairs', inputs=(12,), train=100, validation=20, test=200,
+        tasks: rule_0 (binary), rule_1 (binary), rule_2 (binary), rule_3 (binary))
 
     References:
         Inspired by Zhang, Senoussi and Verguts, arXiv:2604.13281.
@@ -83,8 +71,8 @@ tasks: rule_0 (binary), rule_1 (binary), rule_2 (binary), rule_3 (binary))
             f"degree must be between 1 and {n_cues - 1}, so that pairs are left to test, got "
             f"{degree}"
         )
-    if structure not in ("ring", "blocks"):
-        raise unknown_name("structure", structure, ["ring", "blocks"])
+    if structure not in get_args(Structure):
+        raise unknown_name("structure", structure, get_args(Structure))
     if structure == "blocks" and n_cues % degree:
         raise InvalidInputError(
             f"blocks of degree {degree} need a multiple of {degree} cues, got {n_cues}"

@@ -1,12 +1,9 @@
-"""`MultiTaskData`: inputs and one target per task, in three splits; labels may be missing.
-
-`DataSection` is the base class of a recipe's section for each data set.
-"""
+"""`MultiTaskData`: inputs and one target per task, in three splits; the base of its sections."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Any, Literal, TypedDict
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor
@@ -31,7 +28,7 @@ class Split(Dataset[tuple[Tensor, dict[str, Tensor]]]):
             1 each.
 
     Raises:
-        InvalidInputError: if the weights are not one finite number of at least 0 for each row.
+        InvalidInputError: the weights are not one finite number of at least 0 for each row.
 
     Example:
         >>> rows = Split(torch.zeros(3, 2), {"a": torch.zeros(3)})
@@ -56,7 +53,6 @@ class Split(Dataset[tuple[Tensor, dict[str, Tensor]]]):
         return len(self.inputs)
 
     def __getitem__(self, row: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the inputs of a row, and its target for each task."""
         return self.inputs[row], {name: values[row] for name, values in self.targets.items()}
 
     def __repr__(self) -> str:
@@ -174,7 +170,7 @@ class MultiTaskData:
         """Return the task with this name.
 
         Raises:
-            InvalidInputError: if there is none; the error suggests the nearest names.
+            InvalidInputError: there is none; the error suggests the nearest names.
 
         Example:
             >>> from qmtl.data import digits
@@ -244,11 +240,9 @@ class DataSection(Section):
         return self.load().tasks
 
     def given(self, *keys: str) -> dict[str, Any]:
-        """Return the values of these keys that are not None; None stands for the loader's default.
+        """Return the values of these keys that are not None, which is the loader's default.
 
-        Args:
-            *keys: the keys; without any, all keys that the subclass adds to every section's, except
-                `path`.
+        Without keys: of all that the subclass adds to every section's, except `path`.
         """
         own = set(type(self).model_fields) - {*DataSection.model_fields, "path"}
         return {key: getattr(self, key) for key in keys or own if getattr(self, key) is not None}
@@ -258,24 +252,9 @@ AnyDataSection = Annotated[DataSection, OneOf("source")]
 """A field of a recipe that holds the section of any data set."""
 
 
-class ThreeSplits(TypedDict):
-    """The splits as keyword arguments of `MultiTaskData`."""
-
-    train: Split
-    validation: Split
-    test: Split
-
-
-def take_splits(rows: Split, indices: Indices) -> ThreeSplits:
-    """Return the three splits of some rows, by name.
-
-    Example:
-        >>> one = torch.tensor([0])
-        >>> list(take_splits(Split(torch.zeros(1, 2), {}), (one, one, one)))
-        ['train', 'validation', 'test']
-    """
+def take_splits(rows: Split, indices: Indices) -> tuple[Split, Split, Split]:
     train, validation, test = (rows.take(part) for part in indices)
-    return {"train": train, "validation": validation, "test": test}
+    return train, validation, test
 
 
 def _check_split(name: str, split: Split, tasks: tuple[Task, ...]) -> None:
@@ -296,8 +275,7 @@ def _check_split(name: str, split: Split, tasks: tuple[Task, ...]) -> None:
         raise InvalidInputError(
             f"data: {name} has rows of weight 0; leave them out, as from_arrays and from_frame do"
         )
-    # Test the sum first, in a tenth of the time: it is finite if all numbers are, unless they are
-    # huge.
+    # Test the sum first, in a tenth of the time: it is finite if all numbers are, but huge ones.
     if not bool(split.inputs.sum().isfinite()) and not bool(split.inputs.isfinite().all()):
         bad = ~split.inputs.flatten(1).isfinite().all(dim=1)
         first = int(split.index[int(bad.long().argmax())])

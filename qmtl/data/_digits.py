@@ -1,9 +1,4 @@
-"""scikit-learn's handwritten digits with five tasks: small, real, and installed with qmtl.
-
-``digits.npz`` holds what `sklearn.datasets.load_digits` returns, because the import of scikit-learn
-takes more than a second. The images are the test set of E. Alpaydin and C. Kaynak's Optical
-Recognition of Handwritten Digits (UCI Machine Learning Repository, 1998, licence CC BY 4.0).
-"""
+"""scikit-learn's handwritten digits with five tasks: small, real, and installed with qmtl."""
 
 from collections.abc import Mapping, Sequence
 from importlib import resources
@@ -13,22 +8,13 @@ import numpy as np
 import torch
 
 from qmtl._sections import Fractions
-from qmtl.data._arrays import choose_rows
 from qmtl.data._columns import TableColumns
 from qmtl.data._dataset import DataSection, MultiTaskData, Split, take_splits
+from qmtl.data._splits import choose_rows
 from qmtl.tasks import Task, chosen_tasks
 
 
 class DigitsSection(DataSection):
-    """Section ``[data]`` with ``source = "digits"``.
-
-    Its keys are the arguments of `digits`.
-
-    Example:
-        >>> DigitsSection(tasks=["ink"]).load().tasks[0].name
-        'ink'
-    """
-
     source: Literal["digits"] = "digits"
     splits: Fractions | None = None
 
@@ -36,7 +22,6 @@ class DigitsSection(DataSection):
         return digits(seed=self.seed, tasks=self.tasks, **self.given())
 
     def load_tasks(self) -> tuple[Task, ...]:
-        """Return the tasks, which never change."""
         return _chosen(self.tasks)
 
 
@@ -60,6 +45,9 @@ def digits(
     Tasks: digit (10 classes), parity (odd is 1), five_or_more, has_loop (0, 6, 8 and 9; binary)
     and ink (regression: the mean pixel in [0, 1]).
 
+    The images are the test set of E. Alpaydin and C. Kaynak's Optical Recognition of Handwritten
+    Digits (UCI Machine Learning Repository, 1998, licence CC BY 4.0).
+
     Args:
         seed: seed of the split, which is stratified by digit.
         splits: three fractions, or a dict of row numbers.
@@ -76,6 +64,7 @@ def digits(
         >>> len(data.train), [task.kind for task in data.tasks]
         (1079, ['multiclass', 'regression'])
     """
+    # As `sklearn.datasets.load_digits` returns them; to import scikit-learn takes a second.
     with (resources.files("qmtl.data") / "digits.npz").open("rb") as file, np.load(file) as arrays:
         inputs = torch.from_numpy(arrays["pixels"]).float() / 16
         digit = torch.from_numpy(arrays["labels"]).long()
@@ -90,7 +79,7 @@ def digits(
     return MultiTaskData(
         "digits",
         chosen,
-        **take_splits(Split(inputs, targets), indices),
+        *take_splits(Split(inputs, targets), indices),
         columns=TableColumns(tuple((f"pixel_{i}", 0.0, 16.0) for i in range(64))),
         split_seed=None if isinstance(splits, Mapping) else int(seed),
     )

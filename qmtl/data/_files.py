@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from qmtl.errors import InvalidInputError, near_paths
 
@@ -15,20 +16,7 @@ from qmtl.errors import InvalidInputError, near_paths
 def check_files(
     path: str | PathLike[str], needed: Iterable[str | Sequence[str]], *, what: str, where: str
 ) -> list[Path]:
-    """Find the files of a data set, or raise one error that lists all missing ones.
-
-    Args:
-        path: the folder.
-        needed: names relative to it; a sequence of names lists alternatives.
-        what: name of the data set, for the message.
-        where: where to get it, in words.
-
-    Returns:
-        One existing file per entry of `needed`.
-
-    Raises:
-        InvalidInputError: the folder or a file is missing.
-    """
+    """Find a file for each name, or list of alternatives; one error lists all that are missing."""
     root = Path(path)
     if not root.is_dir():
         problem = "is a file, not a folder" if root.is_file() else None
@@ -51,11 +39,7 @@ def check_files(
 
 
 def read_text(path: Path) -> str:
-    """Read a whole text file in UTF-8, with or without a byte order mark.
-
-    Raises:
-        InvalidInputError: it cannot be read, or is not UTF-8.
-    """
+    """Read a whole text file in UTF-8, with or without a byte order mark."""
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -67,29 +51,10 @@ def read_text(path: Path) -> str:
 def features_by_id(
     path: str | PathLike[str], ids: Sequence[str], name: str
 ) -> tuple[np.ndarray, int]:
-    """Return the vectors of some ids; ids that are not in the file get NaN.
+    """Return the vectors of some ids, float32 (ids, d), and how many are missing: these get NaN.
 
-    Args:
-        path: a .npz (id → array), a .json (id → list), or a .pt (a dict of id → tensor, read
-            without running code). Arrays have shape (d,), or (frames, d), of which the mean over
-            frames is taken.
-        ids: ids of the rows wanted.
-        name: name of the modality, for messages.
-
-    Returns:
-        float32 (len(ids), d), and the number of missing ids.
-
-    Raises:
-        InvalidInputError: the file is missing, of another kind or damaged; vectors have different
-            widths or are not finite; or none of the ids is in the file.
-
-    Example:
-        >>> import tempfile, pathlib
-        >>> file = pathlib.Path(tempfile.mkdtemp()) / "audio.json"
-        >>> _ = file.write_text('{"a": [1, 2], "b": [[0, 0], [4, 8]]}')
-        >>> features_by_id(file, ["b", "c"], "audio")
-        (array([[ 2.,  4.],
-               [nan, nan]], dtype=float32), 1)
+    The file is a .npz (id → array), a .json (id → list), or a .pt (a dict of id → tensor, read
+    without running code). Of arrays (frames, d), the mean over frames is taken.
     """
     file = Path(path)
     if not file.is_file():
@@ -110,14 +75,21 @@ def features_by_id(
 
 
 def _read(file: Path, name: str) -> Mapping[str, Any]:
-    readers = {".npz": _npz, ".json": _json, ".pt": _pt}
-    if file.suffix not in readers:
+    if file.suffix not in (".npz", ".json", ".pt"):
         raise InvalidInputError(
             f"{name}: expected a .npz, .json or .pt file of id → vector, got {file.name}; pickles "
             f"can run code when they are opened, so convert them with numpy.savez(path, **features)"
         )
     try:
-        stored = readers[file.suffix](file)
+        if file.suffix == ".json":
+            stored: Any = json.loads(file.read_text(encoding="utf-8"))
+        elif file.suffix == ".pt":
+            stored = torch.load(file, map_location="cpu", weights_only=True)
+        elif zipfile.is_zipfile(file):
+            with np.load(file, allow_pickle=False) as arrays:
+                stored = dict(arrays)
+        else:
+            raise ValueError("it is no .npz file")
     except Exception as error:
         raise InvalidInputError(f"{name}: {file} cannot be read: {error}") from error
     if not isinstance(stored, Mapping):
@@ -125,23 +97,6 @@ def _read(file: Path, name: str) -> Mapping[str, Any]:
             f"{name}: {file}: expected id → vector, got {type(stored).__name__}"
         )
     return stored
-
-
-def _npz(file: Path) -> Any:
-    if not zipfile.is_zipfile(file):
-        raise ValueError("it is no .npz file")
-    with np.load(file, allow_pickle=False) as arrays:
-        return {key: arrays[key] for key in arrays.files}
-
-
-def _json(file: Path) -> Any:
-    return json.loads(file.read_text(encoding="utf-8"))
-
-
-def _pt(file: Path) -> Any:
-    import torch
-
-    return torch.load(file, map_location="cpu", weights_only=True)
 
 
 def _vector(file: Path, key: str, values: Any) -> np.ndarray:
@@ -164,18 +119,14 @@ Embed = Callable[[list[str]], Any]
 
 
 def embed_texts(texts: Sequence[str], embed: Embed | None = None) -> np.ndarray:
-    """Embed texts as vectors of length √d.
+    """Embed texts as vectors of length √d, float32 (N, d); each different text is embedded once.
 
-    A text that occurs several times is embedded once. After scaling, the entries are of order one
-    for every model, so that one encoder and one learning rate suit all models. Directions, and with
-    them cosine similarities, do not change. Zero stays zero.
+    After scaling, the entries are of order one for every model, so that one encoder and one
+    learning rate suit all models. Cosine similarities do not change. Zero stays zero.
 
     Args:
         texts: at least one text.
         embed: list of texts → array (N, d); None for `qmtl.encoders.TextEmbedding()`.
-
-    Returns:
-        float32 (N, d).
 
     Raises:
         InvalidInputError: `embed` is not callable, or does not return a finite array (N, d).
@@ -201,46 +152,23 @@ def embed_texts(texts: Sequence[str], embed: Embed | None = None) -> np.ndarray:
     return np.asarray((vectors * scale)[rows])
 
 
-def text_model(name: str | None, max_tokens: int | None = None) -> Embed | None:
-    """Return the sentence encoder of this name or folder; None for that of `embed_texts`.
+def text_model(name: str | None, max_tokens: int | None = None) -> Embed:
+    """Return the sentence encoder of this name or folder, for tokens if their number is given."""
+    from qmtl.encoders import TextEmbedding, TextTokens
 
-    Args:
-        name: the model's name or folder.
-        max_tokens: largest number of tokens of a text, where tokens are wanted; None for vectors.
-
-    Example:
-        >>> text_model("sentence-transformers/all-MiniLM-L6-v2")  # loaded with the first text
-        TextEmbedding('sentence-transformers/all-MiniLM-L6-v2')
-    """
-    if max_tokens is not None:
-        from qmtl.encoders import TextTokens
-
-        if name is None:
-            return TextTokens(max_length=max_tokens)
-        return TextTokens(name, max_tokens)
-    if name is None:
-        return None
-    from qmtl.encoders import TextEmbedding
-
-    return TextEmbedding(name)
+    if max_tokens is None:
+        return TextEmbedding() if name is None else TextEmbedding(name)
+    return TextTokens(max_length=max_tokens) if name is None else TextTokens(name, max_tokens)
 
 
 def gives_tokens(embed: Embed | None) -> bool:
-    """Return whether a text model returns token numbers instead of vectors."""
-    if embed is None:
-        return False
     from qmtl.encoders import TextTokens
 
     return isinstance(embed, TextTokens)
 
 
 def pair_tokens(first: np.ndarray, second: np.ndarray | None = None) -> np.ndarray:
-    """Return token numbers of one text or two: (N, 2, tokens), -1 for no token.
-
-    Example:
-        >>> pair_tokens(np.array([[101.0, 102.0, -1.0]])).tolist()
-        [[[101.0, 102.0, -1.0], [-1.0, -1.0, -1.0]]]
-    """
+    """Return token numbers of one text or two: (N, 2, tokens), -1 for no token."""
     second = np.full_like(first, -1) if second is None else second
     return np.stack([first, second], axis=1).astype(np.float32)
 
@@ -248,9 +176,9 @@ def pair_tokens(first: np.ndarray, second: np.ndarray | None = None) -> np.ndarr
 def pair_features(first: np.ndarray, second: np.ndarray | None = None) -> np.ndarray:
     """Return features of sentence pairs: [u, v, |u − v|, u ⊙ v] (InferSent, arXiv:1705.02364).
 
-    A single sentence becomes [u, 0, 0, 0], of the same width. The zeros add nothing, and send no
-    gradient to the weights behind them, so that these serve only the tasks on pairs. (As a pair
-    with itself, [u, u, 0, u²], each single sentence would look like a perfect paraphrase.)
+    A single sentence becomes [u, 0, 0, 0], of the same width. The zeros send no gradient to the
+    weights behind them, so that these serve only the tasks on pairs. (As a pair with itself,
+    [u, u, 0, u²], each single sentence would look like a perfect paraphrase.)
 
     Args:
         first: embeddings u (N, d).

@@ -1,6 +1,6 @@
 """`glue`: the nine tasks of GLUE on sentence embeddings, from a folder that the user downloaded."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -23,7 +23,7 @@ from qmtl.data._files import (
 )
 from qmtl.data._splits import check_count, check_seed, stratified_sample, validation_cut
 from qmtl.errors import InvalidInputError, unknown_name
-from qmtl.tasks import MISSING, Task, chosen_tasks
+from qmtl.tasks import Task, chosen_tasks, number_in
 
 _WHERE = (
     "the GLUE benchmark's site (gluebenchmark.com, Tasks; one folder per task) or its download "
@@ -37,69 +37,45 @@ _BROKEN_SHARE = 1 / 1000
 class GlueLayout:
     """The columns of a task's texts and labels in its files.
 
-    Attributes:
-        task: the task, with the benchmark's metrics.
-        texts: column of the sentence, or columns of the two sentences.
-        label: column of the label.
-        dev: name of the development set's file.
-        header: column names if the file has no header; None if it has one.
-        words: the label's words in the file, in the order of the task's classes; None for a score.
+    `header` is None if the file has one; `words` are the labels in the file, in the order of the
+    task's classes, None for a score.
     """
 
     task: Task
     texts: tuple[str, ...]
-    label: str
+    label: str = "label"
     dev: str = "dev.tsv"
     header: tuple[str, ...] | None = None
     words: tuple[str, ...] | None = ("0", "1")
 
     def file(self, split: str) -> str:
-        """Return the file of a split, relative to the folder of GLUE."""
         return f"{self.task.name}/{'train.tsv' if split == 'train' else self.dev}"
 
 
-def _layout(
-    name: str,
-    texts: Sequence[str],
-    label: str,
-    classes: Sequence[str],
-    metrics: Sequence[str] = ("accuracy",),
-    words: Sequence[str] | None = ("0", "1"),
-    dev: str = "dev.tsv",
-    header: tuple[str, ...] | None = None,
-) -> tuple[str, GlueLayout]:
-    if not classes:
-        task = Task.regression(name, metrics=metrics)
-    elif len(classes) == 2:
-        task = Task.binary(name, class_names=classes, metrics=metrics)
-    else:
-        task = Task.multiclass(name, len(classes), class_names=classes, metrics=metrics)
-    return name, GlueLayout(
-        task, tuple(texts), label, dev, header, None if words is None else tuple(words)
-    )
+def _classes(name: str, classes: tuple[str, ...], *metrics: str) -> Task:
+    return Task.binary(name, class_names=classes, metrics=metrics or ("accuracy",))
 
 
 _ENTAILMENT = ("not_entailment", "entailment")
 _NLI = ("entailment", "neutral", "contradiction")
-_COLA = ("source", "label", "mark", "sentence")
-_SENTENCES = ("sentence1", "sentence2")
-
-GLUE_TASKS: dict[str, GlueLayout] = dict(
-    [
-        _layout("CoLA", ["sentence"], "label", ["unacceptable", "acceptable"],
-                ["matthews", "accuracy"], header=_COLA),
-        _layout("SST-2", ["sentence"], "label", ["negative", "positive"]),
-        _layout("MRPC", ["#1 String", "#2 String"], "Quality", ["not_equivalent", "equivalent"],
-                ["f1", "accuracy"]),
-        _layout("STS-B", _SENTENCES, "score", [], ["spearman", "pearson"], words=None),
-        _layout("QQP", ["question1", "question2"], "is_duplicate", ["not_duplicate", "duplicate"],
-                ["f1", "accuracy"]),
-        _layout("MNLI", _SENTENCES, "gold_label", _NLI, words=_NLI, dev="dev_matched.tsv"),
-        _layout("QNLI", ["question", "sentence"], "label", _ENTAILMENT, words=_ENTAILMENT),
-        _layout("RTE", _SENTENCES, "label", _ENTAILMENT, words=_ENTAILMENT),
-        _layout("WNLI", _SENTENCES, "label", _ENTAILMENT),
-    ]
-)  # fmt: skip
+_PAIR = ("sentence1", "sentence2")
+_LAYOUTS = [
+    GlueLayout(_classes("CoLA", ("unacceptable", "acceptable"), "matthews", "accuracy"),
+               ("sentence",), header=("source", "label", "mark", "sentence")),
+    GlueLayout(_classes("SST-2", ("negative", "positive")), ("sentence",)),
+    GlueLayout(_classes("MRPC", ("not_equivalent", "equivalent"), "f1", "accuracy"),
+               ("#1 String", "#2 String"), "Quality"),
+    GlueLayout(Task.regression("STS-B", metrics=("spearman", "pearson")), _PAIR, "score",
+               words=None),
+    GlueLayout(_classes("QQP", ("not_duplicate", "duplicate"), "f1", "accuracy"),
+               ("question1", "question2"), "is_duplicate"),
+    GlueLayout(Task.multiclass("MNLI", 3, class_names=_NLI, metrics=("accuracy",)), _PAIR,
+               "gold_label", words=_NLI, dev="dev_matched.tsv"),
+    GlueLayout(_classes("QNLI", _ENTAILMENT), ("question", "sentence"), words=_ENTAILMENT),
+    GlueLayout(_classes("RTE", _ENTAILMENT), _PAIR, words=_ENTAILMENT),
+    GlueLayout(_classes("WNLI", _ENTAILMENT), _PAIR),
+]  # fmt: skip
+GLUE_TASKS = {layout.task.name: layout for layout in _LAYOUTS}
 """Task name → layout, in the benchmark's order."""
 
 
@@ -131,22 +107,10 @@ class GlueRows:
         return GlueRows(texts, self.labels[rows], self.index[rows], self.skipped)
 
 
-def check_glue_folder(path: str | PathLike[str], tasks: Sequence[str]) -> None:
-    """Raise one error that lists all files that these tasks need and the folder lacks.
-
-    Raises:
-        InvalidInputError: a file is missing, or a name is not a task of GLUE.
-    """
-    layouts = [_find(task) for task in tasks]
-    needed = [layout.file(split) for layout in layouts for split in ("train", "dev")]
-    check_files(path, needed, what="GLUE", where=_WHERE)
-
-
 def glue_rows(path: str | PathLike[str], task: str, split: str = "train") -> GlueRows:
     r"""Read the texts and labels of one of GLUE's files, without embedding them.
 
-    The files are tab-separated and never quoted: a quotation mark is an ordinary character. They
-    are read line by line, and only texts and labels are kept.
+    The files are tab-separated and never quoted: a quotation mark is an ordinary character.
 
     Args:
         path: the folder that holds one folder per task.
@@ -168,7 +132,9 @@ def glue_rows(path: str | PathLike[str], task: str, split: str = "train") -> Glu
         >>> rows, rows.texts[0], rows.labels
         (GlueRows(2 sentences), ['a "fine" film', 'no'], array([1., 0.]))
     """
-    layout = _find(task)
+    if task not in GLUE_TASKS:
+        raise unknown_name("GLUE task", task, GLUE_TASKS)
+    layout = GLUE_TASKS[task]
     if split not in ("train", "dev"):
         raise unknown_name("split of GLUE:", split, ["train", "dev"])
     (file,) = check_files(path, [layout.file(split)], what="GLUE", where=_WHERE)
@@ -180,38 +146,46 @@ def glue_rows(path: str | PathLike[str], task: str, split: str = "train") -> Glu
         raise InvalidInputError(f"{file}: cannot be read: {error.strerror}") from error
 
 
-def _find(task: str) -> GlueLayout:
-    if task not in GLUE_TASKS:
-        raise unknown_name("GLUE task", task, GLUE_TASKS)
-    return GLUE_TASKS[task]
-
-
 def _read(file: Path, layout: GlueLayout) -> GlueRows:
     texts: tuple[list[str], ...] = tuple([] for _ in layout.texts)
     labels: list[float] = []
     index: list[int] = []
     skipped: list[int] = []
-    parse = _label_parser(layout)
+    codes = {word: float(code) for code, word in enumerate(layout.words or ())}
+    parse = _score if layout.words is None else codes.get
     # newline: a lone carriage return is part of its sentence; -sig: MRPC has a byte order mark.
     with file.open(encoding="utf-8-sig", newline="\n") as lines:
         header = layout.header or _cells(next(lines, ""))
-        places = [_place(file, name, header) for name in layout.texts]
-        label = _place(file, layout.label, header)
+        for name in (*layout.texts, layout.label):
+            if name not in header:
+                raise InvalidInputError(f"{file}: {unknown_name('column', name, header)}")
+        *places, label = map(header.index, (*layout.texts, layout.label))
         for number, line in enumerate(lines):
             cells = _cells(line)
-            if not any(cell.strip() for cell in cells):
+            if not any(map(str.strip, cells)):
                 continue  # an empty line, which editors leave at the end
             if len(cells) != len(header):
                 skipped.append(number)
                 continue
             value = parse(cells[label])
             if value is None:
-                raise _bad_label(file, layout, number, cells[label])
+                allowed = " or ".join(layout.words or ["a number from 0 to 5"])
+                raise InvalidInputError(
+                    f"{file}: row {number}, label '{layout.label}': expected {allowed}, got "
+                    f"{cells[label]!r}"
+                )
             for part, place in zip(texts, places, strict=True):
                 part.append(cells[place].strip())
             labels.append(value)
             index.append(number)
-    _check_skipped(file, skipped, len(labels), len(header))
+    total = len(labels) + len(skipped)
+    if not total:
+        raise InvalidInputError(f"{file}: there is no row")
+    if len(skipped) > _BROKEN_SHARE * total:
+        raise InvalidInputError(
+            f"{file}: {len(skipped)} of {total} rows do not have {len(header)} cells between tabs; "
+            f"the first is row {skipped[0]}"
+        )
     return GlueRows(texts, np.array(labels), np.array(index, dtype=np.int64), tuple(skipped))
 
 
@@ -219,48 +193,15 @@ def _cells(line: str) -> list[str]:
     return line.rstrip("\r\n").split("\t")
 
 
-def _place(file: Path, name: str, header: Sequence[str]) -> int:
-    if name not in header:
-        raise InvalidInputError(f"{file}: {unknown_name('column', name, header)}")
-    return list(header).index(name)
-
-
-def _label_parser(layout: GlueLayout) -> Callable[[str], float | None]:
-    if layout.words is not None:
-        return {word: float(code) for code, word in enumerate(layout.words)}.get
-    return _score
-
-
 def _score(cell: str) -> float | None:
-    try:
-        value = float(cell)
-    except ValueError:
-        return None
-    return value if 0 <= value <= 5 else None
-
-
-def _bad_label(file: Path, layout: GlueLayout, number: int, cell: str) -> InvalidInputError:
-    allowed = "a number from 0 to 5" if layout.words is None else " or ".join(layout.words)
-    return InvalidInputError(
-        f"{file}: row {number}, label '{layout.label}': expected {allowed}, got {cell!r}"
-    )
-
-
-def _check_skipped(file: Path, skipped: list[int], n: int, width: int) -> None:
-    if not n and not skipped:
-        raise InvalidInputError(f"{file}: there is no row")
-    if len(skipped) > _BROKEN_SHARE * (n + len(skipped)):
-        raise InvalidInputError(
-            f"{file}: {len(skipped)} of {n + len(skipped)} rows do not have {width} cells between "
-            f"tabs; the first is row {skipped[0]}"
-        )
+    number = number_in(cell)
+    return number if number is not None and 0 <= number <= 5 else None
 
 
 class GlueSection(DataSection):
-    """Section ``[data]`` with ``source = "glue"``.
+    """Section ``[data]`` with ``source = "glue"``; its keys are the arguments of `glue`.
 
-    Its keys are the arguments of `glue`. ``text_model`` is the folder of a sentence-transformers
-    model, or its name on the hub; with ``max_tokens``, inputs are tokens for `AdaptedText`.
+    With ``max_tokens``, inputs are tokens for `AdaptedText`.
     """
 
     source: Literal["glue"] = "glue"
@@ -332,7 +273,8 @@ def glue(
     check_seed(seed)
     check_count("max_rows", max_rows, 2)
     check_count("max_test_rows", max_test_rows, 1)
-    check_glue_folder(path, chosen)
+    needed = [GLUE_TASKS[name].file(split) for name in chosen for split in ("train", "dev")]
+    check_files(path, needed, what="GLUE", where=_WHERE)
     parts: dict[str, list[GlueRows]] = {"train": [], "validation": [], "test": []}
     for name in chosen:
         rows = _sample(glue_rows(path, name, "train"), max_rows, seed)
@@ -343,16 +285,11 @@ def glue(
     inputs = _inputs(parts, embed)
     definitions = tuple(GLUE_TASKS[name].task for name in chosen)
     train, held_out, test = (
-        _split(definitions, files, inputs[part]) for part, files in parts.items()
+        _split(definitions, rows, inputs[part]) for part, rows in parts.items()
     )
+    notes = _notes(chosen, parts)
     return MultiTaskData(
-        "glue",
-        definitions,
-        train,
-        held_out,
-        test,
-        split_seed=int(seed),
-        notes=_notes(chosen, parts),
+        "glue", definitions, train, held_out, test, split_seed=int(seed), notes=notes
     )
 
 
@@ -390,8 +327,7 @@ def _inputs(parts: dict[str, list[GlueRows]], embed: Embed | None) -> dict[str, 
 def _split(tasks: Sequence[Task], files: Sequence[GlueRows], inputs: torch.Tensor) -> Split:
     targets, start = {}, 0
     for task, rows in zip(tasks, files, strict=True):
-        missing = MISSING if task.kind == "multiclass" else np.nan
-        labels = np.full(len(inputs), missing, dtype=np.float64)
+        labels = np.full(len(inputs), np.nan)
         labels[start : start + len(rows)] = rows.labels
         targets[task.name] = task.to_targets(labels)
         start += len(rows)
@@ -400,12 +336,10 @@ def _split(tasks: Sequence[Task], files: Sequence[GlueRows], inputs: torch.Tenso
 
 
 def _notes(tasks: Sequence[str], parts: dict[str, list[GlueRows]]) -> tuple[str, ...]:
-    notes = []
-    for part, file in (("train", "train"), ("test", "dev")):
-        for name, rows in zip(tasks, parts[part], strict=True):
-            if rows.skipped:
-                notes.append(
-                    f"{GLUE_TASKS[name].file(file)}: {len(rows.skipped)} broken rows left out, "
-                    f"the first is row {rows.skipped[0]}"
-                )
-    return tuple(notes)
+    return tuple(
+        f"{GLUE_TASKS[name].file(file)}: {len(rows.skipped)} broken rows left out, the first is "
+        f"row {rows.skipped[0]}"
+        for part, file in (("train", "train"), ("test", "dev"))
+        for name, rows in zip(tasks, parts[part], strict=True)
+        if rows.skipped
+    )

@@ -7,15 +7,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from qmtl.data._columns import (
-    CYCLES,
-    TableColumns,
+from qmtl.data._cells import (
     column_dates,
     column_numbers,
     column_texts,
     is_number_type,
     text_numbers,
 )
+from qmtl.data._columns import CYCLES, TableColumns
 from qmtl.data._csv import is_nameless
 from qmtl.errors import InvalidInputError
 from qmtl.tasks import is_date
@@ -35,15 +34,11 @@ _ID = re.compile(r"(.*[_\W])?(id|ids|idx|index|uuid|guid|row|rownames)|.*[a-z](I
 
 
 class _Found(NamedTuple):
-    """What a column is: "number", "date" (with its format), "category", or why it is unusable.
-
-    `dates` has the dates of all rows if the column holds them as texts.
-    """
+    """What a column is: "number", "date" or "category"; a text says why it is none of these."""
 
     kind: str
     date_format: str = ""
-    dates: "pd.Series | None" = None
-    reason: str = ""
+    dates: "pd.Series | None" = None  # those of all rows, if the column holds them as texts
     categories: tuple[str, ...] = ()
 
 
@@ -59,29 +54,22 @@ def learn_columns(
 ) -> "tuple[TableColumns, dict[str, str], pd.DataFrame]":
     """Learn the input columns of a table; the type of each column is inferred from all rows.
 
-    Args:
-        table: the rows.
-        names: columns that may become inputs.
-        train: indices of the training rows, from which scales and categories are computed.
-        chosen: whether the caller named the columns; if so, none is left out.
-        max_categories: largest number of categories; a column of texts with more is left out.
-        decimal: decimal mark of numbers in texts; None finds the one that fits.
-        weights: weights of the rows, in means and deviations; None for 1 each.
+    Scales and categories are computed from the rows `train`. If the columns were `chosen`, none is
+    left out; otherwise columns of texts with more than `max_categories` are.
 
     Returns:
         The columns, for each column left out the reason, and the table in which texts that are
         dates have been read, since that is slow.
-
-    Raises:
-        InvalidInputError: a chosen column cannot be used, a few texts occur in a column of numbers,
-            or no column is left.
     """
-    found = _plain_numbers(table, names, chosen)
+    plain = _plain_numbers(table, names, chosen)
+    found: dict[str, _Found] = {}
+    reasons: dict[str, str] = {}
     for name in names:
-        if name not in found:
-            found[name] = _what(table[name], train, max_categories, decimal)
-    found = {name: found[name] for name in names}
-    reasons = {name: what.reason for name, what in found.items() if what.kind == "none"}
+        what = plain.get(name) or _what(table[name], train, max_categories, decimal)
+        if isinstance(what, str):
+            reasons[name] = what
+        else:
+            found[name] = what
     if chosen and reasons:
         name, reason = next(iter(reasons.items()))
         raise InvalidInputError(f"inputs: column '{name}' {reason}; take it out of inputs")
@@ -101,65 +89,57 @@ def learn_columns(
         for name, what in found.items()
         if what.kind == "date"
     ]
-    categorical = [
-        (name, what.categories) for name, what in found.items() if what.kind == "category"
-    ]
+    categorical = [(n, what.categories) for n, what in found.items() if what.kind == "category"]
     columns = TableColumns(tuple(numeric), tuple(categorical), dates=tuple(dates), decimal=decimal)
     return columns, reasons, table
 
 
 def scale_of(values: np.ndarray, weights: np.ndarray | None = None) -> tuple[float, float]:
-    """Return mean and std (1 for a constant) of numbers (N,), ignoring NaN; (0, 1) if none.
-
-    Example:
-        >>> scale_of(np.array([1.0, 3.0, np.nan])), scale_of(np.array([4.0] * 3))
-        ((2.0, 1.0), (4.0, 1.0))
-    """
+    """Return mean and std (1 for a constant) of numbers (N,), ignoring NaN; (0, 1) if none."""
     known = ~np.isnan(values)
     if not known.all():  # to copy all values takes as long as the rest
         values = values[known]
     if not len(values):
         return 0.0, 1.0
-    if weights is None:
-        mean, std = float(values.mean()), float(values.std())
-    else:
-        mean = float(np.average(values, weights=weights[known]))
-        std = float(np.average((values - mean) ** 2, weights=weights[known])) ** 0.5
+    own = None if weights is None else weights[known]
+    mean = float(np.average(values, weights=own))
+    std = float(np.average((values - mean) ** 2, weights=own)) ** 0.5
     # The std of a constant such as 0.1 is a rounding error, and dividing by it would blow up.
     return mean, std if std > 1e-12 * abs(mean) else 1.0
 
 
-def _plain_numbers(table: "pd.DataFrame", names: Sequence[str], chosen: bool) -> dict[str, _Found]:
+def _plain_numbers(
+    table: "pd.DataFrame", names: Sequence[str], chosen: bool
+) -> dict[str, _Found | str]:
     """Find the columns of numbers, in few operations: a table may have many thousands of them."""
     dtypes = table.dtypes
     plain = [name for name in names if is_number_type(dtypes[name])]
     empty = table[plain].isna().all()
-    found = {name: _Found("number") for name in plain}
+    found: dict[str, _Found | str] = dict.fromkeys(plain, _Found("number"))
     for name in plain:
         if empty[name]:
-            found[name] = _Found("none", reason="is empty")
+            found[name] = "is empty"
         elif not chosen and (is_nameless(name) or _ID.fullmatch(name)):
             column = table[name]
             whole = dtypes[name].kind in "iu" and column.is_unique
             if whole and (len(column) > FEW or is_nameless(name)):
-                found[name] = _Found("none", reason="looks like an id: it numbers the rows")
+                found[name] = "looks like an id: it numbers the rows"
     return found
 
 
 def _what(
     column: "pd.Series", train: np.ndarray, max_categories: int, decimal: str | None
-) -> _Found:
+) -> _Found | str:
     import pandas as pd
 
     name = str(column.name)
     if isinstance(column.dtype, pd.PeriodDtype) or pd.api.types.is_datetime64_any_dtype(
         column.dtype
     ):
-        empty = column.isna().all()
-        return _Found("none", reason="is empty") if empty else _Found("date", "ISO8601")
+        return "is empty" if column.isna().all() else _Found("date", "ISO8601")
     first = column_texts(column.dropna().iloc[:FIRST])[0] or column_texts(column)[0]
     if not first:
-        return _Found("none", reason="is empty")
+        return "is empty"
     # If the first text is not a number, test for dates first: a column of dates has many different
     # texts, and finding these is slow.
     is_number = any(text_numbers(name, first[:1], mark) for mark in (".", ","))
@@ -183,38 +163,35 @@ def _what(
     return dates or _what_texts(texts, codes, train, max_categories)
 
 
-def _what_dates(column: "pd.Series", first: Sequence[str]) -> _Found | None:
+def _what_dates(column: "pd.Series", first: Sequence[str]) -> _Found | str | None:
     date_format, dates = _date_format(column, first[:20])
     if date_format == "ambiguous":
-        reason = "has dates of which day and month cannot be told apart (write 2024-03-31)"
-        return _Found("none", reason=reason)
+        return "has dates of which day and month cannot be told apart (write 2024-03-31)"
     return None if dates is None else _Found("date", date_format, dates)
 
 
 def _what_texts(
     texts: Sequence[str], codes: np.ndarray, train: np.ndarray, max_categories: int
-) -> _Found:
+) -> _Found | str:
     n_rows = int((codes >= 0).sum())
     if sum("@" in text and bool(_EMAIL.fullmatch(text)) for text in texts) > len(texts) / 2:
-        return _Found("none", reason="holds e-mail addresses")
+        return "holds e-mail addresses"
     # As categories, every number or date would silently become an input.
     many = max(FEW + 1, 0.9 * len(texts))
     if sum(map(is_date, texts)) >= many:
-        reason = "holds dates that are not all of one known form (write 2024-03-31)"
-        return _Found("none", reason=reason)
+        return "holds dates that are not all of one known form (write 2024-03-31)"
     if sum(map(bool, map(_WITH_SIGNS.fullmatch, texts))) >= many:
-        return _Found("none", reason="holds numbers with signs such as % or €: write numbers alone")
+        return "holds numbers with signs such as % or €: write numbers alone"
     if len(texts) > max(FEW, n_rows / 2):
         words = len(" ".join(texts).split()) / len(texts)
         what = "free text" if words >= 4 else "ids or names"
-        return _Found("none", reason=f"looks like {what}: nearly every row has its own")
+        return f"looks like {what}: nearly every row has its own"
     if len(texts) > max_categories:
-        reason = f"has {len(texts)} categories, more than max_categories = {max_categories}"
-        return _Found("none", reason=reason)
+        return f"has {len(texts)} categories, more than max_categories = {max_categories}"
     present = np.flatnonzero(np.bincount(codes[train] + 1, minlength=len(texts) + 1)[1:])
     categories = sorted(texts[code] for code in present.tolist())
     if not categories:
-        return _Found("none", reason="is empty in the train split")
+        return "is empty in the train split"
     return _Found("category", categories=tuple(categories))
 
 
@@ -249,10 +226,8 @@ def _date_format(column: "pd.Series", first: Sequence[str]) -> "tuple[str, pd.Se
 
 
 def _may_fit(text: str, date_format: str) -> bool:
-    """Return False if a text surely is not of a format; pandas takes much longer to say so.
-
-    Python's fractions of a second have fewer digits than pandas', and ISO8601 is pandas' own name.
-    """
+    """Return False if a text surely is not of a format; pandas takes much longer to say so."""
+    # Python's fractions of a second have fewer digits, and ISO8601 is pandas' own name.
     if "%f" in date_format or "%" not in date_format:
         return True
     try:

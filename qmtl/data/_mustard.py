@@ -1,7 +1,6 @@
 """`mustard`: sarcasm with sentiment and emotion, from text and, if given, audio and video."""
 
 import json
-import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass
 from os import PathLike
@@ -18,6 +17,8 @@ from qmtl.data._arrays import join_modalities
 from qmtl.data._csv import read_table
 from qmtl.data._dataset import DataSection, MultiTaskData, Split, take_splits
 from qmtl.data._files import Embed, check_files, embed_texts, features_by_id, read_text, text_model
+from qmtl.data._learn import scale_of
+from qmtl.data._mustard_folds import Rows, authors_folds, speaker_independent
 from qmtl.data._splits import Indices, check_seed, split_sizes, stratified_sample, validation_cut
 from qmtl.errors import InvalidInputError, unknown_name
 from qmtl.tasks import Task, chosen_tasks
@@ -77,14 +78,8 @@ _PP_COLUMNS = {"sarcasm": "Sarcasm", "sarcasm_type": "Sarcasm_Type",
 class Utterances:
     """The labelled utterances, in the order of the file.
 
-    Attributes:
-        ids: ids of the scenes, which are the keys of feature files.
-        texts: the utterances.
-        contexts: the lines before each utterance, each as ``speaker: text``.
-        shows: the TV show of each utterance.
-        tasks: the labelled tasks.
-        labels: task name → labels, see `Task.to_targets`.
-        index: numbers from 0 of the entries (JSON) or records (CSV) in the file.
+    `ids` of scenes are the keys of feature files; `contexts` are the lines before each utterance,
+    each as ``speaker: text``; `index` is the number from 0 of the entry (JSON) or record (CSV).
     """
 
     ids: list[str]
@@ -111,7 +106,7 @@ def mustard_utterances(path: str | PathLike[str], labels: str = "extended") -> U
             "plus_plus" (mustard++_text.csv or mustard_pp.csv).
 
     Raises:
-        InvalidInputError: files are missing (all are listed), or a file does not fit.
+        InvalidInputError: files are missing (all are listed), or do not fit.
     """
     if labels not in LABELS:
         raise unknown_name("labels of MUStARD", labels, LABELS)
@@ -142,8 +137,8 @@ def _entries(file: Path) -> dict[str, dict[str, Any]]:
         entries: dict[str, dict[str, Any]] = json.loads(text)
     except ValueError as error:
         raise InvalidInputError(f"{file}: expected JSON: {error}") from error
-    kinds = {"utterance": str, "show": str, "sarcasm": bool, "context": list,
-             "context_speakers": list}  # fmt: skip
+    kinds = {"utterance": str, "show": str, "sarcasm": bool}
+    kinds |= {"context": list, "context_speakers": list}
     if not isinstance(entries, dict) or not entries:
         raise InvalidInputError(f"{file}: expected a dict of id → utterance")
     for key, entry in entries.items():
@@ -176,9 +171,15 @@ def _extended(file: Path, ids: Sequence[str], sarcasm: Sequence[bool]) -> dict[s
     labels: dict[str, list[Any]] = {}
     for task in _TASKS["extended"]:
         first = {"sarcasm": 0, "sentiment": -1, "emotion": 1}[task.name.split("_")[0]]
-        n_classes = max(2, task.n_outputs)
-        allowed = {str(first + code): code for code in range(n_classes)}
-        labels[task.name] = [_code(file, *by_id[i], task.name, allowed) for i in ids]
+        codes = {str(first + code): code for code in range(max(2, task.n_outputs))}
+        labels[task.name] = []
+        for number, row in map(by_id.__getitem__, ids):
+            if row[task.name] not in codes:
+                raise InvalidInputError(
+                    f"{file}: row {number}, column '{task.name}': expected one of "
+                    f"{', '.join(codes)}, got {row[task.name]!r}"
+                )
+            labels[task.name].append(codes[row[task.name]])
     wrong = [i for i, a, b in zip(ids, labels["sarcasm"], sarcasm, strict=True) if a != b]
     if wrong:
         raise InvalidInputError(
@@ -186,15 +187,6 @@ def _extended(file: Path, ids: Sequence[str], sarcasm: Sequence[bool]) -> dict[s
             f"{wrong[0]!r}"
         )
     return labels
-
-
-def _code(file: Path, number: int, row: dict[str, str], name: str, allowed: dict[str, int]) -> int:
-    if row[name] not in allowed:
-        raise InvalidInputError(
-            f"{file}: row {number}, column '{name}': expected one of {', '.join(allowed)}, got "
-            f"{row[name]!r}"
-        )
-    return allowed[row[name]]
 
 
 def _plus_plus(file: Path) -> Utterances:
@@ -237,116 +229,14 @@ def _pp_label(file: Path, index: int, row: dict[str, str], task: Task) -> int | 
     )
 
 
-_FOLDS_JSON = ("split_indices.json", "data/split_indices.json")
-_FOLDS_PICKLE = ("split_indices.p", "data/split_indices.p")
-
-Rows = tuple[np.ndarray, np.ndarray]
-
-
-def authors_folds(path: str | PathLike[str], n: int) -> list[Rows]:
-    """Return the authors' five folds: training and test rows of each.
-
-    Args:
-        path: the folder with ``split_indices.json`` (speaker_dependent_folds: a list of train and
-            test), or with the authors' ``split_indices.p``, which is read without running code.
-        n: number of utterances.
-
-    Raises:
-        InvalidInputError: the file is missing or damaged, or its folds are not a partition.
-    """
-    (file,) = check_files(
-        path,
-        [(*_FOLDS_JSON, *_FOLDS_PICKLE)],
-        what="MUStARD's folds",
-        where="the MUStARD repository (soujanyaporia/MUStARD on GitHub, folder data)",
-    )
-    pairs = _from_json(file) if file.suffix == ".json" else _from_pickle(file)
-    try:
-        folds = [(_rows(train), _rows(test)) for train, test in pairs]
-    except (TypeError, ValueError) as error:
-        raise InvalidInputError(f"{file}: expected pairs of row numbers: {error}") from error
-    everything = np.arange(n)
-    for train, test in folds:
-        if not np.array_equal(np.sort(np.concatenate([train, test])), everything):
-            raise InvalidInputError(f"{file}: a fold is not a partition of the {n} utterances")
-    tests = np.concatenate([test for _, test in folds]) if folds else everything[:0]
-    if not np.array_equal(np.sort(tests), everything):
-        raise InvalidInputError(
-            f"{file}: the test parts of its {len(folds)} folds are not a partition of the {n} "
-            f"utterances"
-        )
-    return folds
-
-
-def speaker_independent(shows: list[str]) -> Rows:
-    """Split by the authors' rule: test on the show FRIENDS, train on the others.
-
-    Raises:
-        InvalidInputError: a part would be empty.
-
-    Example:
-        >>> [part.tolist() for part in speaker_independent(["BBT", "FRIENDS", "BBT"])]
-        [[0, 2], [1]]
-    """
-    is_test = np.array([show == "FRIENDS" for show in shows])
-    if is_test.all() or not is_test.any():
-        raise InvalidInputError(
-            "split 'speaker-independent': expected utterances of the show FRIENDS and of others"
-        )
-    return np.flatnonzero(~is_test), np.flatnonzero(is_test)
-
-
-def _rows(values: Any) -> np.ndarray:
-    rows = np.asarray(values)
-    if rows.ndim != 1 or rows.dtype.kind not in "iu":
-        raise ValueError(f"got {rows.dtype} of shape {rows.shape}")
-    return rows.astype(np.int64)
-
-
-def _from_json(file: Path) -> list[tuple[Any, Any]]:
-    text = read_text(file)
-    try:
-        folds = json.loads(text)["speaker_dependent_folds"]
-        return [(fold["train"], fold["test"]) for fold in folds]
-    except (ValueError, KeyError, TypeError) as error:
-        raise InvalidInputError(
-            f"{file}: expected speaker_dependent_folds, a list of {{train, test}}: {error!r}"
-        ) from error
-
-
-class _ArraysOnly(pickle.Unpickler):
-    """An unpickler that only calls functions that make arrays; a pickle could name any function."""
-
-    _ALLOWED = frozenset({
-        ("numpy.core.multiarray", "_reconstruct"), ("numpy._core.multiarray", "_reconstruct"),
-        ("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode"),
-    })  # fmt: skip
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in self._ALLOWED:
-            raise pickle.UnpicklingError(f"it holds {module}.{name}, not only arrays")
-        return super().find_class(module.replace("numpy.core", "numpy._core"), name)
-
-
-def _from_pickle(file: Path) -> list[Any]:
-    try:
-        with file.open("rb") as stream:
-            return list(_ArraysOnly(stream, encoding="latin1").load())
-    except Exception as error:  # a damaged pickle may raise any exception
-        raise InvalidInputError(f"{file}: cannot be read as pairs of arrays: {error}") from error
-
-
 _NAMES = {"sarcasm": "mustard", "extended": "mustard-extended", "plus_plus": "mustard-plus-plus"}
 
 
 class MustardSection(DataSection):
-    """Section ``[data]`` with ``source = "mustard"``, the task sarcasm only.
-
-    ``"mustard-extended"`` and ``"mustard-plus-plus"`` have further tasks.
+    """Section ``[data]`` with ``source = "mustard"``, or with another of the three labels.
 
     Its keys are the arguments of `mustard`, of which it has `split` in two: ``split`` names a split
-    of the authors, ``splits`` gives three fractions. ``text_model`` is the folder of a
-    sentence-transformers model, or its name on the hub.
+    of the authors, ``splits`` gives three fractions.
     """
 
     source: Literal["mustard", "mustard-extended", "mustard-plus-plus"]
@@ -367,16 +257,9 @@ class MustardSection(DataSection):
 
     def load(self) -> MultiTaskData:
         labels = {name: key for key, name in _NAMES.items()}[self.source]
-        return mustard(
-            self.path,
-            labels,
-            split=self.split or self.splits,
-            tasks=self.tasks,
-            embed=text_model(self.text_model),
-            context=self.context,
-            seed=self.seed,
-            **self.given("audio", "visual", "validation"),
-        )
+        options = self.given("context", "audio", "visual", "validation")
+        options |= {"split": self.split or self.splits, "embed": text_model(self.text_model)}
+        return mustard(self.path, labels, tasks=self.tasks, seed=self.seed, **options)
 
 
 def mustard(
@@ -401,7 +284,7 @@ def mustard(
 
     Texts are embedded by `embed_texts`. With a second modality the inputs have the layout of
     `join_modalities`, and `MultiTaskData.modalities` holds the widths. Audio and visual features
-    are standardised over the training rows that have them; they are missing in the other rows.
+    are standardised over the training rows that have them.
 
     Args:
         path: the folder with the label files (or the MUStARD repository itself).
@@ -413,8 +296,9 @@ def mustard(
         embed: list of texts → array (N, d); None for `qmtl.encoders.TextEmbedding()`.
         context: whether the lines before the utterance, with their speakers, are a separate
             modality.
-        audio: file of audio features by id, see `features_by_id`.
-        visual: file of video features by id.
+        audio: file of audio features by id: a .npz or .json, or a .pt of ``torch.save``, with
+            vectors (d,), or (frames, d), of which the mean over frames is taken.
+        visual: such a file of video features.
         validation: share of the authors' training part that is held out for validation.
         seed: seed of the validation split, and of splits by fractions.
 
@@ -459,13 +343,9 @@ def mustard(
     targets = {task.name: task.to_targets(utterances.labels[task.name]) for task in chosen}
     rows = Split(inputs, targets, torch.tensor(utterances.index))
     return MultiTaskData(
-        _NAMES[labels],
-        chosen,
-        **take_splits(rows, indices),
-        split_seed=int(seed),
-        modalities=widths if len(blocks) > 1 else None,
-        notes=tuple(notes),
-    )
+        _NAMES[labels], chosen, *take_splits(rows, indices), split_seed=int(seed),
+        modalities=widths if len(blocks) > 1 else None, notes=tuple(notes),
+    )  # fmt: skip
 
 
 def _indices(
@@ -479,8 +359,8 @@ def _indices(
     if split is None:
         split = (0.7, 0.15, 0.15) if labels == "plus_plus" else "fold 0"
     # Labels as integers (N, tasks) for stratification; the first task has priority.
-    columns = [np.asarray(utterances.labels[task.name]) for task in utterances.tasks]
-    codes = np.stack(columns, axis=1).astype(np.int64)
+    codes = np.stack([utterances.labels[task.name] for task in utterances.tasks], axis=1)
+    codes = codes.astype(np.int64)
     if isinstance(split, str):
         rest, test = _authors_rows(path, labels, utterances, split)
         kept, held_out = validation_cut(codes[rest], validation, seed)
@@ -508,15 +388,11 @@ def _authors_rows(
             f"split: MUStARD++ has no published folds, so {split!r} is not available; give three "
             f"fractions, or 'speaker-independent'"
         )
-    folds = authors_folds(path, len(utterances))
-    return folds[known.index(split)]
+    return authors_folds(path, len(utterances))[known.index(split)]
 
 
 def _texts(utterances: Utterances, embed: Embed | None, context: bool) -> dict[str, np.ndarray]:
-    """Embed the utterances and, with `context`, the lines before them; NaN if there are none.
-
-    All texts are embedded in one call, so that a model is loaded once.
-    """
+    """Embed utterances and lines before them (NaN if none) in one call: a model is loaded once."""
     if not context:
         return {"text": embed_texts(utterances.texts, embed)}
     before = ["\n".join(lines) for lines in utterances.contexts]
@@ -528,10 +404,7 @@ def _texts(utterances: Utterances, embed: Embed | None, context: bool) -> dict[s
 
 def _standardise(name: str, values: np.ndarray, train: Tensor) -> np.ndarray:
     rows = values[train.numpy()].astype(np.float64)
-    rows = rows[~np.isnan(rows).any(axis=1)]
-    if not len(rows):
+    if np.isnan(rows).all():
         raise InvalidInputError(f"{name}: no utterance of the train split has features")
-    mean, std = rows.mean(axis=0), rows.std(axis=0)
-    # The std of a constant column is a rounding error, and dividing by it would blow up.
-    std[std <= 1e-12 * np.abs(mean)] = 1.0
+    mean, std = np.array([scale_of(column) for column in rows.T]).T
     return np.asarray((values - mean) / std, dtype=np.float32)

@@ -19,20 +19,15 @@ def label_codes(tasks: Sequence[Task], targets: Mapping[str, Tensor]) -> Tensor 
     """Return the classification labels as int64 (N, columns), one column per task or label.
 
     A missing label is a separate class (-100), so that disjoint data are stratified by task. None
-    if no task is a classification.
+    without any classification.
 
     Example:
         >>> label_codes([Task.binary("a")], {"a": torch.tensor([1.0, float("nan")])})
         tensor([[   1],
                 [-100]])
     """
-    columns = []
-    for task in tasks:
-        if task.is_classification:
-            labels = targets[task.name].reshape(len(targets[task.name]), -1)
-            if labels.is_floating_point():
-                labels = labels.nan_to_num(nan=MISSING).long()
-            columns.append(labels)
+    labels = [targets[task.name] for task in tasks if task.is_classification]
+    columns = [own.nan_to_num(nan=MISSING).long().reshape(len(own), -1) for own in labels]
     return torch.cat(columns, dim=1) if columns else None
 
 
@@ -43,7 +38,7 @@ def split_indices(
     stratify: Tensor | None = None,
     groups: Any = None,
 ) -> Indices:
-    """Return the row numbers of the training, validation and test split.
+    """Return the sorted row numbers of the training, validation and test split.
 
     Args:
         n: number of rows.
@@ -54,41 +49,23 @@ def split_indices(
             class, among those that are frequent enough; else not at all.
         groups: one hashable value per row; rows of one group stay together. The fractions are then
             of groups, and `stratify` is ignored.
-
-    Returns:
-        Three sorted int64 tensors without common rows.
-
-    Raises:
-        InvalidInputError: the fractions or groups do not fit, or a split would be empty.
-
-    Example:
-        >>> train, validation, test = split_indices(8, (0.5, 0.25, 0.25), seed=0)
-        >>> len(train), len(validation), len(test)
-        (4, 2, 2)
     """
     check_seed(seed)
-    if groups is not None:
-        members = _group_numbers(groups, n)
-        sizes = split_sizes(len(np.unique(members)), fractions, f"groups ({n} rows)")
-        parts = _split_groups(members, sizes, seed)
+    if groups is None:
+        parts = _split_rows(n, split_sizes(n, fractions, "rows"), seed, stratify)
     else:
-        sizes = split_sizes(n, fractions, "rows")
-        parts = _split_rows(n, sizes, seed, stratify)
+        members = _group_numbers(groups, n)
+        sizes = split_sizes(members.max(initial=-1) + 1, fractions, f"groups ({n} rows)")
+        parts = _split_groups(members, sizes, seed)
     train, validation, test = (torch.from_numpy(np.sort(part).astype(np.int64)) for part in parts)
     return train, validation, test
 
 
-def explicit_indices(n: int, given: Mapping[str, Any]) -> Indices:
-    """Check row numbers that the caller chose, and return them in the caller's order.
-
-    Raises:
-        InvalidInputError: a split is missing, empty or unknown, or a row is out of range or occurs
-            more than once.
-
-    Example:
-        >>> explicit_indices(3, {"train": [2], "validation": [0], "test": [1]})[0]
-        tensor([2])
-    """
+def explicit_indices(
+    n: int, given: Mapping[str, Any], numbers: np.ndarray | None = None
+) -> Indices:
+    """Check row numbers (or masks of the rows with these `numbers`), and keep their order."""
+    numbers = np.arange(n) if numbers is None else numbers
     for name in given:
         if name not in SPLITS:
             raise unknown_name("split", name, SPLITS)
@@ -102,8 +79,8 @@ def explicit_indices(n: int, given: Mapping[str, Any]) -> Indices:
                 f"splits: the {name} split needs whole row numbers (N,), got "
                 f"{type(given[name]).__name__}; those of a torch Subset are its indices"
             ) from None
-        if rows.dtype == bool and rows.shape == (n,):
-            rows = np.flatnonzero(rows)
+        if rows.dtype == bool and rows.shape == numbers.shape:
+            rows = numbers[rows]
         if rows.size == 0:
             raise InvalidInputError(f"splits: the {name} split is empty; give it some row numbers")
         if rows.ndim != 1 or rows.dtype.kind not in "iu":
@@ -122,30 +99,54 @@ def explicit_indices(n: int, given: Mapping[str, Any]) -> Indices:
                 )
             seen[row] = name
         parts.append(torch.from_numpy(rows.astype(np.int64)))
-    return parts[0], parts[1], parts[2]
+    train, validation, test = parts
+    return train, validation, test
+
+
+def among_kept(splits: Any, numbers: np.ndarray, kept: np.ndarray) -> Any:
+    """Convert splits of row numbers to positions among the kept rows; leave fractions as they are.
+
+    `numbers` are those of the existing rows in their file, which may have empty ones between them.
+    """
+    n = int(numbers[-1]) + 1
+    if not isinstance(splits, Mapping) or (kept.all() and len(numbers) == n):
+        return splits
+    place = np.full(n, -2)
+    place[numbers] = np.where(kept, np.cumsum(kept) - 1, -1)
+    found = {}
+    for name, rows in zip(SPLITS, explicit_indices(n, splits, numbers), strict=True):
+        places = place[rows.numpy()]
+        if (places == -2).any():
+            row = int(rows[int((places == -2).argmax())])
+            raise InvalidInputError(f"splits: the {name} split names row {row}, which is empty")
+        found[name] = places[places >= 0]
+    return found
+
+
+def choose_rows(
+    n: int,
+    splits: Sequence[float] | Mapping[str, Any],
+    seed: int,
+    stratify: Tensor | None = None,
+    groups: Any = None,
+) -> Indices:
+    """Return the rows of each split, from fractions or from a dict of row numbers."""
+    if not isinstance(splits, Mapping):
+        return split_indices(n, splits, seed, stratify, groups)
+    if groups is not None:
+        raise InvalidInputError("groups: expected None when splits gives row numbers")
+    return explicit_indices(n, splits)
 
 
 def check_seed(seed: object) -> None:
-    """Refuse a value that NumPy and scikit-learn do not accept as a seed.
-
-    Example:
-        >>> check_seed(-1)
-        Traceback (most recent call last):
-        ...
-        qmtl.errors.InvalidInputError: seed: expected a whole number 0..2^32-1, got -1
-    """
+    """Refuse a value that NumPy and scikit-learn do not accept as a seed."""
     is_int = isinstance(seed, int | np.integer) and not isinstance(seed, bool)
-    if not is_int or not 0 <= int(seed) < 2**32:  # type: ignore[call-overload]
+    if not (is_int and seed in range(2**32)):
         raise InvalidInputError(f"seed: expected a whole number 0..2^32-1, got {seed!r}")
 
 
 def split_sizes(n: int, fractions: Sequence[float], what: str) -> tuple[int, int, int]:
-    """Return the sizes of the splits of n items (`what`, for messages); none may be empty.
-
-    Example:
-        >>> split_sizes(10, (0.7, 0.15, 0.15), "rows")
-        (6, 2, 2)
-    """
+    """Return the sizes of the splits of n items (`what`, for messages); none may be empty."""
     try:
         shares = [float(share) for share in fractions]
     except (TypeError, ValueError):
@@ -185,14 +186,12 @@ def _group_numbers(groups: Any, n: int) -> np.ndarray:
 def _split_groups(members: np.ndarray, sizes: tuple[int, int, int], seed: int) -> list[np.ndarray]:
     from sklearn.model_selection import GroupShuffleSplit
 
-    rows = np.arange(len(members))
-    cut = GroupShuffleSplit(n_splits=1, train_size=sizes[0] + sizes[1], test_size=sizes[2],
-                            random_state=seed)  # fmt: skip
-    rest, test = next(cut.split(rows, groups=members))
-    cut = GroupShuffleSplit(n_splits=1, train_size=sizes[0], test_size=sizes[1],
-                            random_state=seed)  # fmt: skip
-    train, validation = next(cut.split(rest, groups=members[rest]))
-    return [rest[train], rest[validation], test]
+    def cut(rows: np.ndarray, first: int, second: int) -> list[np.ndarray]:
+        way = GroupShuffleSplit(1, train_size=first, test_size=second, random_state=seed)
+        return [rows[part] for part in next(way.split(rows, groups=members[rows]))]
+
+    rest, test = cut(np.arange(len(members)), sizes[0] + sizes[1], sizes[2])
+    return [*cut(rest, sizes[0], sizes[1]), test]
 
 
 def _split_rows(
@@ -200,9 +199,11 @@ def _split_rows(
 ) -> list[np.ndarray]:
     for strata in _strata(n, stratify):
         try:
-            return _split_strata(strata, sizes, seed)
+            rest, test = _stratified_cut(strata, sizes[0] + sizes[1], sizes[2], seed)
+            train, validation = _stratified_cut(strata[rest], sizes[0], sizes[1], seed)
         except ValueError:  # a stratum is too small for one of the cuts: try the next way
             continue
+        return [rest[train], rest[validation], test]
     order = np.random.default_rng(seed).permutation(n)
     return np.split(order, [sizes[0], sizes[0] + sizes[1]])
 
@@ -237,21 +238,13 @@ def _dense(codes: np.ndarray) -> np.ndarray:
     return place
 
 
-def _split_strata(strata: np.ndarray, sizes: tuple[int, int, int], seed: int) -> list[np.ndarray]:
-    rest, test = _stratified_cut(strata, sizes[0] + sizes[1], sizes[2], seed)
-    train, validation = _stratified_cut(strata[rest], sizes[0], sizes[1], seed)
-    return [rest[train], rest[validation], test]
-
-
 def _stratified_cut(
     strata: np.ndarray, first: int, second: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Draw two disjoint stratified samples, the same as sklearn's StratifiedShuffleSplit.
 
-    To import scikit-learn takes more than a second, and its cut five times as long as this one.
-
-    Raises:
-        ValueError: a stratum has one row, or a sample has fewer rows than there are strata.
+    To import scikit-learn takes more than a second, and its cut five times as long as this one. A
+    ValueError says that a stratum is too small.
     """
     counts = np.bincount(strata)
     counts = counts[counts > 0]
@@ -283,28 +276,12 @@ def _shares(counts: np.ndarray, total: int, random: np.random.RandomState) -> np
 
 
 def stratified_sample(codes: np.ndarray, size: int, seed: int) -> np.ndarray:
-    """Draw row numbers of a sample that is spread evenly over the classes.
+    """Draw sorted row numbers of a sample that is spread evenly over classes (N,) or (N, columns).
 
     Systematic sampling: rows are sorted by class, in random order within a class, and taken at
     equal steps. Each class gets its share to within one row, however rare it is. With several
     columns of codes, this holds for the first column, and then for the next ones within its
     classes.
-
-    Args:
-        codes: class numbers (N,) or (N, columns).
-        size: number of rows wanted, 1..N.
-        seed: the same seed gives the same sample.
-
-    Returns:
-        Sorted row numbers, int64 (size,).
-
-    Raises:
-        InvalidInputError: the size is out of range.
-
-    Example:
-        >>> codes = np.array([0] * 80 + [1] * 20)
-        >>> np.bincount(codes[stratified_sample(codes, 10, seed=0)])
-        array([8, 2])
     """
     n = len(codes)
     if not 1 <= size <= n:
@@ -359,25 +336,7 @@ def patient_split(
     Iterative stratification (Sechidis et al., doi 10.1007/978-3-642-23808-6_10) over patients:
     patients with the rarest label are assigned first, each to the split that lacks most of it. A
     random split by patient would often leave a split without any case of a rare finding, and its
-    score would be undefined.
-
-    Args:
-        patients: one number or text per row (N,).
-        labels: whether a row has each label, bool (N, labels).
-        fractions: shares of the patients: train, validation, test.
-        seed: the same seed gives the same split.
-
-    Returns:
-        Three sorted int64 tensors.
-
-    Raises:
-        InvalidInputError: the fractions do not fit, or a split would be empty.
-
-    Example:
-        >>> patients = np.arange(20) // 2
-        >>> parts = patient_split(patients, np.ones((20, 1), bool), (0.6, 0.2, 0.2), seed=0)
-        >>> [len(part) for part in parts]
-        [12, 4, 4]
+    score would be undefined. `labels` says whether a row has each label, bool (N, labels).
     """
     check_seed(seed)
     names, member = np.unique(patients, return_inverse=True)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from qmtl.data._columns import column_numbers, column_texts, is_number_type, text_numbers
+from qmtl.data._cells import column_numbers, column_texts, is_number_type, text_numbers
 from qmtl.data._csv import TextTable
 from qmtl.errors import InvalidInputError
 from qmtl.tasks import Task, check_varied, infer_task
@@ -56,8 +56,7 @@ class LabelTable:
         """Return a column's task, of the given kind or inferred from the labels; see `infer_task`.
 
         Raises:
-            InvalidInputError: the labels do not fit, do not say which kind they are, or are of one
-                class.
+            InvalidInputError: the labels do not fit, have one class, or no clear kind.
 
         Warns:
             UserWarning: a regression target has one value.
@@ -69,17 +68,12 @@ class LabelTable:
         return task
 
     def targets(self, task: Task) -> Tensor:
-        """Return the canonical targets of the task's column, see `Task.to_targets`.
-
-        Raises:
-            InvalidInputError: a label does not fit; the error gives its row.
-        """
+        """Return the canonical targets of the task's column, see `Task.to_targets`."""
         values = label_values(self._frame[task.name], task, self._decimal)
         return targets_of(task, values, self._frame.index)
 
 
 def task_of(column: "pd.Series", values: np.ndarray, kind: str | None) -> Task:
-    """Return the task that a column's values (of `label_values`) make."""
     categories = getattr(column.dtype, "categories", None)
     # A categorical column of numbers holds classes: pandas' column type says so.
     typed = categories is not None and is_number_type(categories.dtype)
@@ -87,16 +81,7 @@ def task_of(column: "pd.Series", values: np.ndarray, kind: str | None) -> Task:
 
 
 def label_values(column: "pd.Series", wanted: str | Task | None, decimal: str | None) -> np.ndarray:
-    """Return the labels in a column: numbers as float64, texts and other values as objects.
-
-    Args:
-        column: the labels.
-        wanted: their task or its kind; None if the labels decide.
-        decimal: decimal mark of texts; None finds the one that fits.
-
-    Raises:
-        InvalidInputError: a cell of a column of numbers is none; the error gives its row.
-    """
+    """Return the labels in a column: numbers as float64, texts and other values as objects."""
     from pandas.api import types
 
     kind = wanted.kind if isinstance(wanted, Task) else wanted
@@ -108,8 +93,7 @@ def label_values(column: "pd.Series", wanted: str | Task | None, decimal: str | 
         return np.asarray(column, dtype="datetime64[ns]")
     if kind == "regression":
         return column_numbers(column.to_frame(), [str(column.name)], decimal)[:, 0]
-    named = isinstance(wanted, Task) and wanted.class_names and kind != "multilabel"
-    if named:
+    if isinstance(wanted, Task) and wanted.class_names and kind != "multilabel":
         return np.asarray(column, dtype=object)
     texts, codes = column_texts(column)
     numbers = text_numbers(str(column.name), texts, decimal)

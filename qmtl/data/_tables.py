@@ -3,6 +3,7 @@
 import fnmatch
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
@@ -10,14 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 import numpy as np
 import torch
 from pydantic import BeforeValidator, Field, model_validator
+from torch import Tensor
 
 from qmtl._sections import Fractions, RecipePath
-from qmtl.data._arrays import choose_rows
-from qmtl.data._columns import column_numbers
+from qmtl.data._cells import column_numbers
 from qmtl.data._csv import TextTable, is_nameless
 from qmtl.data._dataset import DataSection, MultiTaskData, Split
 from qmtl.data._learn import learn_columns
-from qmtl.data._splits import SPLITS, check_count, label_codes
+from qmtl.data._splits import SPLITS, among_kept, check_count, choose_rows, label_codes
 from qmtl.data._table_labels import label_values, targets_of, task_of
 from qmtl.errors import InvalidInputError, unknown_name
 from qmtl.tasks import Task, check_tasks, check_varied
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 FIRST_ROW = 2  # the first row under the header, counted as in an editor
 
-_Wanted = tuple[tuple[str, ...], Task | str | None]
+_Wanted = tuple[tuple[str, ...], Task | str | None]  # columns of a task, and the task or its kind
 Targets = str | Task | Sequence[Task | str] | Mapping[str, str | Task | None]
 
 _SPLIT_WORDS = {"train": "train", "training": "train", "validation": "validation",
@@ -46,21 +47,7 @@ def _check_targets(value: Any) -> Any:
 class CsvSection(DataSection):
     """Section ``[data]`` with ``source = "csv"``; `from_csv` explains the values.
 
-    Attributes:
-        path: the file.
-        targets: a list of columns or patterns, whose kinds are inferred from the labels; or a table
-            of column or pattern to kind; or None with a list of `tasks`.
-        inputs: input columns; None for all others.
-        ignore: columns to leave out.
-        delimiter: character between cells; None detects it.
-        decimal: decimal mark; None detects it.
-        encoding: encoding of the file; None for UTF-8, or the one that the file's first bytes
-            indicate.
-        split_column: column with train, validation or test.
-        group_column: column whose equal values stay in one split.
-        max_categories: largest number of categories; columns of texts with more are left out.
-        weights: column with the weight of each row.
-        splits: fractions of train, validation and test; None for the default of `from_csv`.
+    Targets may also be the names in `tasks`.
     """
 
     defaults_of_0_1: ClassVar[Mapping[str, Any]] = {"delimiter": ","}
@@ -86,7 +73,6 @@ class CsvSection(DataSection):
         return self
 
     def load(self) -> MultiTaskData:
-        """Return the table, split."""
         options = self.given() | {"targets": self.targets or self.tasks}
         data = from_csv(self.path, seed=self.seed, **options)
         return data if self.tasks is None else data.subset(self.tasks)
@@ -147,15 +133,13 @@ def from_frame(
         >>> data.n_inputs, data.task("sold").class_names, data.columns.names
         (3, ('no', 'yes'), ('size', 'colour'))
     """
-    table = _named(table)
-    special = (split_column, group_column, weights)
-    inputs, ignore = _listed(inputs, ignore)
-    wanted = _wanted(targets, list(table.columns), (*special, *ignore))
-    return _data(
-        table, wanted, np.arange(len(table)), None, inputs=inputs, ignore=ignore, splits=splits,
-        seed=seed, split_column=split_column, group_column=group_column,
-        max_categories=max_categories, name=name, weights=weights,
+    options = _Options(
+        targets, inputs, ignore, splits, seed, split_column, group_column, max_categories, name,
+        weights,
     )  # fmt: skip
+    table = _named(table)
+    wanted = _wanted(list(table.columns), options)
+    return _data(table, wanted, np.arange(len(table)), None, options)
 
 
 def from_csv(
@@ -178,13 +162,10 @@ def from_csv(
 
     Args:
         path: the file.
-        targets: see `from_frame`, also for `inputs`, `ignore`, `seed`, `max_categories` and
-            `weights`.
+        targets: see `from_frame`, also for the arguments that are not named here.
         splits: three fractions or a dict of row numbers (from 0, without the header; `Split.index`
             counts in the same way).
-        split_column: column that says train, validation or test, instead of `splits`.
         delimiter: character between cells; None detects it.
-        group_column: column whose equal texts stay in one split.
         decimal: decimal mark; None detects it.
         encoding: see `read_table`.
 
@@ -202,23 +183,54 @@ def from_csv(
         (3, ('no', 'yes'), ('size', 'colour'))
     """
     try:
-        file = TextTable(path, delimiter, decimal, encoding)
-        special = (split_column, group_column, weights)
-        inputs, ignore = _listed(inputs, ignore)
-        wanted = _wanted(targets, file.header, (*special, *ignore))
-        texts = {column for columns, _ in wanted for column in columns}
-        texts |= {name for name in special[:2] if name is not None}
-        table = file.frame(texts, categories=True)
-        return _data(
-            table, wanted, table.index.to_numpy() - FIRST_ROW, file.decimal, inputs=inputs,
-            ignore=ignore, splits=splits, seed=seed, split_column=split_column,
-            group_column=group_column, max_categories=max_categories, name=Path(path).stem,
-            weights=weights,
+        options = _Options(
+            targets, inputs, ignore, splits, seed, split_column, group_column, max_categories,
+            Path(path).stem, weights,
         )  # fmt: skip
+        file = TextTable(path, delimiter, decimal, encoding)
+        wanted = _wanted(file.header, options)
+        texts = {column for columns, _ in wanted for column in columns}
+        texts |= {name for name in (split_column, group_column) if name is not None}
+        table = file.frame(texts, categories=True)
+        return _data(table, wanted, table.index.to_numpy() - FIRST_ROW, file.decimal, options)
     except InvalidInputError as error:
         if str(error).startswith(str(path)):
             raise
         raise InvalidInputError(f"{path}: {error}") from error
+
+
+@dataclass(frozen=True)
+class _Options:
+    """The arguments that `from_frame` and `from_csv` share, checked."""
+
+    targets: Targets
+    inputs: Sequence[str] | None
+    ignore: Sequence[str]
+    splits: Sequence[float] | Mapping[str, Any]
+    seed: int
+    split_column: str | None
+    group_column: str | None
+    max_categories: int
+    name: str
+    weights: str | None
+
+    def __post_init__(self) -> None:
+        check_count("max_categories", self.max_categories, 1)
+        for argument in ("inputs", "ignore"):
+            given = getattr(self, argument)
+            if given is not None and (isinstance(given, str) or not isinstance(given, Iterable)):
+                raise InvalidInputError(
+                    f"{argument}: expected a sequence of columns, got {given!r}"
+                )
+            # pandas' Index, which has no truth value, is common here.
+            object.__setattr__(self, argument, None if given is None else list(given))
+        object.__setattr__(self, "ignore", self.ignore or [])
+
+    @property
+    def special(self) -> dict[str, str]:
+        """The columns with a role of their own, by argument."""
+        names = ("split_column", "group_column", "weights")
+        return {n: getattr(self, n) for n in names if getattr(self, n) is not None}
 
 
 def _data(
@@ -226,52 +238,38 @@ def _data(
     wanted: Sequence[_Wanted],
     numbers: np.ndarray,
     decimal: str | None,
-    *,
-    inputs: Sequence[str] | None,
-    ignore: Sequence[str],
-    splits: Sequence[float] | Mapping[str, Any],
-    seed: int,
-    split_column: str | None,
-    group_column: str | None,
-    max_categories: int,
-    name: str,
-    weights: str | None,
+    options: _Options,
 ) -> MultiTaskData:
-    """Make the data set from a table; `numbers` are its rows' numbers in the file."""
-    check_count("max_categories", max_categories, 1)
-    rows_weight = _weights(table, weights, decimal)
-    if rows_weight is not None and not rows_weight.all():
-        kept = rows_weight > 0
-        if isinstance(splits, Mapping):
-            splits = _places(splits, numbers, kept)
-        table, numbers, rows_weight = table[kept], numbers[kept], rows_weight[kept]
-    elif isinstance(splits, Mapping):
-        splits = _places(splits, numbers)
-    labels, taken = {}, {}
+    inputs = options.inputs
+    weights = _weights(table, options.weights, decimal)
+    kept = np.ones(len(table), bool) if weights is None else weights > 0
+    splits = among_kept(options.splits, numbers, kept)
+    if weights is not None and not kept.all():
+        table, numbers, weights = table[kept], numbers[kept], weights[kept]
     read = [[label_values(table[c], task, decimal) for c in own] for own, task in wanted]
     tasks = check_tasks(
-        [
-            task if isinstance(task, Task) else task_of(table[own[0]], values[0], task)
-            for (own, task), values in zip(wanted, read, strict=True)
-        ]
+        task if isinstance(task, Task) else task_of(table[own[0]], values[0], task)
+        for (own, task), values in zip(wanted, read, strict=True)
     )
-    for task, values in zip(tasks, read, strict=True):
+    labels: dict[str, Tensor] = {}
+    taken: dict[str, str] = {}
+    for task, (own, _), values in zip(tasks, wanted, read, strict=True):
         together = values[0] if len(values) == 1 else np.stack(values, axis=1)
         labels[task.name] = targets_of(task, together, table.index)
-    taken = {
-        c: f"the target '{t.name}'" for t, (cs, _) in zip(tasks, wanted, strict=True) for c in cs
-    }
-    special = {"split_column": split_column, "group_column": group_column, "weights": weights}
-    names = _input_names(list(table.columns), inputs, ignore, taken, special)
+        taken |= dict.fromkeys(own, f"the target '{task.name}'")
+    names = _input_names(list(table.columns), options, taken)
     for task in tasks:
         check_varied(task, labels[task.name], stacklevel=3)
-    if split_column is not None:
-        splits = _given_splits(table[split_column])
-    groups = None if group_column is None else table[group_column].astype(object).fillna("")
-    indices = choose_rows(len(table), splits, seed, label_codes(tasks, labels), groups)
+    if options.split_column is not None:
+        splits = _given_splits(table[options.split_column])
+    groups = options.group_column
+    if groups is not None:
+        groups = table[groups].astype(object).fillna("")
+    codes = label_codes(tasks, labels)
+    indices = choose_rows(len(table), splits, options.seed, codes, groups)
     columns, reasons, table = learn_columns(
         table, names, indices[0].numpy(), chosen=inputs is not None,
-        max_categories=max_categories, decimal=decimal, weights=rows_weight,
+        max_categories=options.max_categories, decimal=decimal, weights=weights,
     )  # fmt: skip
     for place, column in enumerate(table.columns):
         if inputs is None and is_nameless(column) and column in columns.names:
@@ -279,7 +277,7 @@ def _data(
     note = _note(reasons)
     if note:
         warnings.warn(f"{note}; list columns in inputs or ignore", UserWarning, stacklevel=3)
-    counts = None if rows_weight is None else torch.from_numpy(rows_weight)
+    counts = None if weights is None else torch.from_numpy(weights)
     encoded = columns.encode(table).numpy()  # NumPy gathers rows in half the time of torch
     train, validation, test = (
         Split(
@@ -291,13 +289,13 @@ def _data(
         for rows in indices
     )
     return MultiTaskData(
-        name,
+        options.name,
         tasks,
         train,
         validation,
         test,
         columns=columns,
-        split_seed=None if isinstance(splits, Mapping) else int(seed),
+        split_seed=None if isinstance(splits, Mapping) else int(options.seed),
         notes=(note,) if note else (),
     )
 
@@ -319,23 +317,8 @@ def _named(table: "pd.DataFrame") -> "pd.DataFrame":
     return table.set_axis(names, axis=1)
 
 
-def _listed(
-    inputs: Sequence[str] | None, ignore: Sequence[str] | None
-) -> tuple[list[str] | None, list[str]]:
-    """The given columns as lists; pandas' Index, which has no truth value, is common here."""
-    for argument, given in (("inputs", inputs), ("ignore", ignore)):
-        if given is not None and (isinstance(given, str) or not isinstance(given, Iterable)):
-            raise InvalidInputError(f"{argument}: expected a sequence of columns, got {given!r}")
-    return None if inputs is None else list(inputs), [] if ignore is None else list(ignore)
-
-
-def _wanted(targets: Any, header: Sequence[str], others: Sequence[str | None]) -> list[_Wanted]:
-    """Return the columns of each task, and the task or its kind (None if not given).
-
-    Example:
-        >>> _wanted({"t_*": "binary", "t_b": None}, ["x", "t_a", "t_b"], [])
-        [(('t_a',), 'binary'), (('t_b',), None)]
-    """
+def _wanted(header: Sequence[str], options: _Options) -> list[_Wanted]:
+    targets = options.targets
     if isinstance(targets, str | Task):
         targets = [targets]
     if not isinstance(targets, Iterable):
@@ -348,7 +331,8 @@ def _wanted(targets: Any, header: Sequence[str], others: Sequence[str | None]) -
         pairs = [(t.name, t) if isinstance(t, Task) else (t, None) for t in targets]
     if not pairs:
         raise InvalidInputError("targets: expected at least one column, got none")
-    named = {name for name, _ in pairs if name in header}
+    named = {name for name, _ in pairs if name in header} | {*options.special.values()}
+    named |= {*options.ignore}
     found: list[_Wanted] = []
     for name, wanted in pairs:
         if isinstance(wanted, Task):
@@ -360,8 +344,8 @@ def _wanted(targets: Any, header: Sequence[str], others: Sequence[str | None]) -
         elif name in header:
             found.append(((name,), wanted))
         elif isinstance(name, str) and any(mark in name for mark in "*?["):
-            free = [c for c in header if c not in named and c not in others and not is_nameless(c)]
-            columns = [column for column in free if fnmatch.fnmatchcase(column, name)]
+            free = [c for c in header if c not in named and not is_nameless(c)]
+            columns = [c for c in free if fnmatch.fnmatchcase(c, name)]
             if not columns:
                 raise InvalidInputError(
                     f"targets: no column fits the pattern {name!r}; the columns are "
@@ -391,29 +375,22 @@ def _label_columns(task: Task, header: Sequence[str]) -> tuple[str, ...]:
     return columns
 
 
-def _input_names(
-    header: list[str],
-    inputs: Sequence[str] | None,
-    ignore: Sequence[str],
-    taken: dict[str, str],
-    special: dict[str, str | None],
-) -> list[str]:
-    for argument, name in special.items():
-        if name is None:
-            continue
+def _input_names(header: list[str], options: _Options, taken: dict[str, str]) -> list[str]:
+    """Return the input columns; `taken` names the columns with a role and the role."""
+    inputs = options.inputs
+    for argument, name in options.special.items():
         if name not in header:
             raise unknown_name(f"{argument}:", name, header)
         if name in taken:
             raise InvalidInputError(f"{argument}: '{name}' is {taken[name]} already")
         taken = {**taken, name: f"the {argument}"}
-    nameless = [name for name in header if is_nameless(name)]
-    left_out: set[str] = set()
-    for argument, given in (("inputs", inputs), ("ignore", ignore)):
-        for name in given or ():
+    for argument, given in (("inputs", inputs or ()), ("ignore", options.ignore)):
+        for name in given:
             if name not in header and not (name == "" and argument == "ignore"):
                 raise unknown_name(f"column in {argument}:", name, header)
-            if argument == "ignore":
-                left_out.update(nameless if name == "" else [name])
+    left_out = {*options.ignore}
+    if "" in left_out:
+        left_out.update(filter(is_nameless, header))
     for name in inputs or ():
         if name in taken or name in left_out:
             raise InvalidInputError(f"inputs: '{name}' is {taken.get(name, 'in ignore')} already")
@@ -421,42 +398,15 @@ def _input_names(
     return [name for name in chosen if name not in taken and name not in left_out]
 
 
-def _given_splits(column: "pd.Series") -> dict[str, list[int]]:
-    parts: dict[str, list[int]] = {name: [] for name in SPLITS}
-    for place, word in enumerate(column.astype(object)):
-        split = _SPLIT_WORDS.get(str(word).strip().lower())
-        if split is None:
-            raise InvalidInputError(
-                f"row {column.index[place]}, column '{column.name}': expected train, validation "
-                f"or test, got {str(word)!r}"
-            )
-        parts[split].append(place)
-    return parts
-
-
-def _places(
-    splits: Mapping[str, Any], numbers: np.ndarray, kept: np.ndarray | None = None
-) -> Mapping[str, Any]:
-    """Convert row numbers to positions among the existing rows, and the kept ones among them."""
-    if kept is None and len(numbers) == numbers[-1] + 1:
-        return splits
-    kept = np.ones(len(numbers), bool) if kept is None else kept
-    after = np.cumsum(kept) - 1
-    place = {int(number): place for place, number in enumerate(numbers)}
-    found: dict[str, Any] = {}
-    for name, given in splits.items():
-        rows = np.asarray(given)
-        if rows.dtype == bool:
-            found[name] = rows[kept] if rows.shape == kept.shape else rows
-            continue
-        for row in rows.tolist():
-            if row not in place:
-                why = "which is empty"
-                if row not in range(numbers[-1]):
-                    why = f"but rows are 0..{numbers[-1]}"
-                raise InvalidInputError(f"splits: the {name} split names row {row}, {why}")
-        found[name] = [int(after[place[row]]) for row in rows.tolist() if kept[place[row]]]
-    return found
+def _given_splits(column: "pd.Series") -> dict[str, np.ndarray]:
+    words = [_SPLIT_WORDS.get(str(word).strip().lower()) for word in column]
+    if None in words:
+        place = words.index(None)
+        raise InvalidInputError(
+            f"row {column.index[place]}, column '{column.name}': expected train, validation or "
+            f"test, got {str(column.iloc[place])!r}"
+        )
+    return {name: np.flatnonzero(np.array(words) == name) for name in SPLITS}
 
 
 def _weights(table: "pd.DataFrame", name: str | None, decimal: str | None) -> np.ndarray | None:

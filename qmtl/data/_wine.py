@@ -16,15 +16,6 @@ _TASKS = {
 
 
 class WineSection(DataSection):
-    """Section ``[data]`` with ``source = "wine"``.
-
-    Its keys are the arguments of `wine`.
-
-    Example:
-        >>> WineSection(tasks=["alcohol"]).load().tasks[0].kind
-        'regression'
-    """
-
     source: Literal["wine"] = "wine"
     splits: Fractions | None = None
 
@@ -52,7 +43,7 @@ def wine(
         Inputs (N, 11), standardised by the train split.
 
     Raises:
-        InvalidInputError: if a task is unknown, or the splits do not fit.
+        InvalidInputError: a task is unknown, or the splits do not fit.
 
     Example:
         >>> data = wine(tasks=["alcohol", "cultivar"])

@@ -12,10 +12,12 @@ from torch import Tensor, nn
 from qmtl._sections import NameOrPath, Section
 from qmtl.encoders._encoder import (
     Count,
+    Described,
     EncoderInputs,
     EncoderSection,
     TaskColumns,
     TaskEncoder,
+    copy_weights,
     seeded,
 )
 from qmtl.encoders._mlp import MLP
@@ -44,7 +46,7 @@ class AdapterOptions(Section):
     balance: float = Field(0.01, ge=0, allow_inf_nan=False)
 
 
-class AdaptedText(TaskEncoder):
+class AdaptedText(Described, TaskEncoder):
     """Computes features by a frozen sentence encoder whose last layers each task adapts.
 
     Every linear layer W of the last layers becomes W x + s_t B_t A_t x / rank. The low-rank A_t and
@@ -76,9 +78,9 @@ class AdaptedText(TaskEncoder):
         seed: seed of the initial weights; None uses torch's global generator.
 
     Raises:
-        InvalidInputError: for a network that cannot be cut before its last layers, or whose widths
+        InvalidInputError: the network cannot be cut before its last layers, or its widths
             are not multiples of ``splits``.
-        MissingDependencyError: if sentence-transformers or peft are not installed.
+        MissingDependencyError: sentence-transformers or peft are not installed.
 
     References:
         Routing by task over an inventory, with splits: Polytropon, arXiv:2202.13914, and MHR,
@@ -143,7 +145,7 @@ class AdaptedText(TaskEncoder):
         return [m for m in self.upper.modules() if hasattr(m, "module_logits")]
 
     def _scaled(self, router: Any, _: Any, options: Mapping[str, Any], mixed: Tensor) -> Tensor:
-        """Return a router's weights times √s_t, because they mix both A and B."""
+        """Multiply a router's weights by √s_t, because they mix both A and B."""
         scale: Tensor = (self.log_scales[options["task_ids"]] / 2).exp()
         return mixed * scale[:, None, None]
 
@@ -210,10 +212,8 @@ class AdaptedText(TaskEncoder):
                 f"{tuple(inputs.shape)}"
             )
         tokens = inputs.flatten(0, 1).long()
-        if (
-            inputs.dtype in (torch.float16, torch.bfloat16)
-            or (tokens != inputs.flatten(0, 1)).any()
-        ):
+        half = inputs.dtype in (torch.float16, torch.bfloat16)
+        if half or (tokens != inputs.flatten(0, 1)).any():
             raise InvalidInputError(
                 f"inputs must be token numbers in a type that holds them exactly, without "
                 f"fractions; got {inputs.dtype}"
@@ -233,63 +233,43 @@ class AdaptedText(TaskEncoder):
 
         The shares of a split add up to 1.
         """
-        shares = []
-        for router in self._routers():
-            logits = router.module_logits.detach().unflatten(1, (self.adapters.splits, -1))
-            taken = logits.sigmoid()
-            shares.append(taken / taken.sum(dim=-1, keepdim=True))
+        shares = [self._shares(router).detach() for router in self._routers()]
         return dict(zip(self.columns, torch.stack(shares, dim=1), strict=True))
+
+    def _shares(self, router: Any) -> Tensor:
+        """Return the tasks' shares of one layer's adapters, (tasks, splits, inventory)."""
+        taken: Tensor = router.module_logits.sigmoid().unflatten(1, (self.adapters.splits, -1))
+        return taken / taken.sum(dim=-1, keepdim=True)
 
     def extra_loss(self) -> Tensor | None:
         """Return a penalty on unequal use of the inventory's adapters; None if it has no weight."""
         if not self.adapters.balance:
             return None
-        terms = []
-        for router in self._routers():
-            taken = router.module_logits.sigmoid().unflatten(1, (self.adapters.splits, -1))
-            use = (taken / taken.sum(dim=-1, keepdim=True)).mean(dim=0)
-            size = self.adapters.inventory
-            terms.append(size * (use - 1 / size).square().sum(dim=-1).mean())
+        size = self.adapters.inventory
+        uses = [self._shares(router).mean(dim=0) for router in self._routers()]
+        terms = [size * (use - 1 / size).square().sum(dim=-1).mean() for use in uses]
         return self.adapters.balance * torch.stack(terms).mean()
 
     def task_parameters(self) -> dict[nn.Parameter, tuple[str, ...]]:
         """Return each task's shares of adapters and its scale, and its rows of the last layer."""
         names = tuple(self.columns)
-        found = {router.module_logits: names for router in self._routers()} | {
-            self.log_scales: names
-        }
-        last = self._last()
-        owner = {place: name for name, own in self.columns.items() for place in own}
-        rows = tuple(owner[place] for place in range(self.out_features))
-        return found | {last.weight: rows, last.bias: rows}
+        found = dict.fromkeys([router.module_logits for router in self._routers()], names)
+        last, rows = self._last(), self._feature_tasks()
+        return found | {self.log_scales: names, last.weight: rows, last.bias: rows}
 
     def with_task(self, name: str, columns: Sequence[int], seed: int | None = None) -> Self:
         """Return a copy with one more task, which starts with equal shares of all adapters."""
         larger = {**self.columns, name: columns}
         grown = type(self)._described(self.to_dict() | {"columns": larger}, seed)
-        grown.to(self.log_scales)
-        with torch.no_grad():
-            for key, value in grown.state_dict().items():
-                old = self.state_dict()[key]
-                value[: len(old)].copy_(old)
-        pairs = zip(grown.parameters(), self.parameters(), strict=True)
-        for parameter, old in pairs:
-            parameter.requires_grad_(old.requires_grad)
-        return grown.train(self.training)
+        copy_weights(self, grown)
+        return grown
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-able description without parameters."""
-        return {
-            "type": type(self).__name__,
+        return super().to_dict() | {
             "columns": {name: list(own) for name, own in self.columns.items()},
-            "model": self.model,
             "files": self._files,
-            "revision": self.revision,
-            "n_texts": self.n_texts,
             "adapters": self.adapters.model_dump(),
-            "hidden": list(self.hidden),
-            "activation": self.activation,
-            "dropout": self.dropout,
         }
 
     @classmethod
@@ -297,7 +277,7 @@ class AdaptedText(TaskEncoder):
         """Return the encoder that `to_dict` described, with fresh parameters.
 
         Raises:
-            InvalidInputError: if the sentence encoder no longer exists, or is another one.
+            InvalidInputError: the sentence encoder no longer exists, or is another one.
         """
         return cls._described(description, 0)
 
@@ -314,11 +294,7 @@ class AdaptedText(TaskEncoder):
 
 
 def _cut(name: str, network: Any, n_last: int) -> tuple[nn.Module, nn.Module]:
-    """Cut a transformer into its first layers and its last ones, which take the first's output.
-
-    Raises:
-        InvalidInputError: if two such parts do not together compute the same as the whole.
-    """
+    """Cut a transformer into its first layers and its last ones, which take the first's output."""
     depth = getattr(network.config, "num_hidden_layers", 0)
     stacks = [
         path
@@ -358,16 +334,12 @@ def _cut(name: str, network: Any, n_last: int) -> tuple[nn.Module, nn.Module]:
 
 
 class _GivenStates(nn.Module):
-    """Replaces a network's embeddings by given states."""
-
     def forward(self, *args: Any, **options: Any) -> Tensor:
-        """Return the given states."""
         values = (*args, *options.values())
         return next(v for v in values if isinstance(v, Tensor) and v.is_floating_point())
 
 
 def _adapted(network: nn.Module, options: AdapterOptions, n_tasks: int) -> nn.Module:
-    """Add peft's adapters to each linear layer of the network."""
     try:
         from peft import PolyConfig, PolyModel
     except ImportError as error:
@@ -405,7 +377,7 @@ def _frozen_are_there(module: Any, keys: Any) -> None:
 class AdaptedTextSection(EncoderSection):
     """Section ``[encoder]``, ``type = "AdaptedText"``: texts are tokens (``data.max_tokens``).
 
-    Its keys are arguments of `AdaptedText`; `text_model` must be that of the data.
+    `text_model` must be that of the data.
     """
 
     encoder: ClassVar[type[nn.Module]] = AdaptedText
@@ -417,7 +389,6 @@ class AdaptedTextSection(EncoderSection):
     dropout: float = Field(0.0, ge=0, lt=1)
 
     def build(self, given: EncoderInputs) -> nn.Module:
-        """Return the encoder for tokens (N, texts, tokens)."""
         if given.inputs.ndim != 3:
             raise InvalidInputError(
                 f"encoder {self.type!r} needs tokens of texts, (rows, texts, tokens), got shape "

@@ -1,13 +1,20 @@
 """CNN: a small convolutional encoder for grey-scale (or few-channel) images."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal, Self
+from collections.abc import Sequence
+from typing import ClassVar, Literal
 
 from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from qmtl.encoders._encoder import Count, EncoderInputs, EncoderSection, image_shape, seeded
+from qmtl.encoders._encoder import (
+    Count,
+    Described,
+    EncoderInputs,
+    EncoderSection,
+    image_shape,
+    seeded,
+)
 from qmtl.encoders._mlp import ACTIVATIONS, check_layers
 from qmtl.errors import InvalidInputError, check_integer, unknown_name
 
@@ -15,7 +22,7 @@ POOLINGS = ("average", "flatten")
 LARGEST_GROUPS = 8
 
 
-class CNN(nn.Module):
+class CNN(Described):
     """Blocks of convolution, normalisation, activation and pooling, then one linear layer.
 
     Each block is a 3x3 convolution (padding 1), group normalisation, the activation and 2x2 max
@@ -39,7 +46,7 @@ class CNN(nn.Module):
         ``(batch, in_channels, height, width)`` to ``(batch, out_features)``.
 
     Raises:
-        InvalidInputError: if a number does not fit, or the image is too small for the blocks.
+        InvalidInputError: a number does not fit, or the image is too small for the blocks.
 
     Example:
         >>> import torch
@@ -88,11 +95,7 @@ class CNN(nn.Module):
     def forward(
         self, inputs: Float[Tensor, "batch channels height width"]
     ) -> Float[Tensor, "batch features"]:
-        """Return the features of the images.
-
-        Raises:
-            InvalidInputError: if the images have another shape.
-        """
+        """Return the features of the images."""
         expected = (self.in_channels, *self.image_size)
         if tuple(inputs.shape[1:]) != expected:
             raise InvalidInputError(
@@ -102,31 +105,8 @@ class CNN(nn.Module):
         features: Tensor = self.projection(self.layers(inputs))
         return features
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return a JSON-able description without parameters."""
-        return {
-            "type": "CNN",
-            "in_channels": self.in_channels,
-            "image_size": list(self.image_size),
-            "out_features": self.out_features,
-            "channels": list(self.channels),
-            "pooling": self.pooling,
-            "activation": self.activation,
-            "dropout": self.dropout,
-        }
-
-    @classmethod
-    def from_dict(cls, description: Mapping[str, Any]) -> Self:
-        """Return the encoder that `to_dict` described, with fresh parameters."""
-        return cls(**{k: v for k, v in description.items() if k != "type"}, seed=0)
-
 
 class CNNSection(EncoderSection):
-    """Section ``[encoder]`` with ``type = "CNN"``.
-
-    Its keys are arguments of `CNN`.
-    """
-
     encoder: ClassVar[type[nn.Module]] = CNN
     type: Literal["CNN"] = "CNN"
     channels: list[Count] = Field(default_factory=lambda: [16, 32, 64], min_length=1)
@@ -135,7 +115,6 @@ class CNNSection(EncoderSection):
     dropout: float = Field(0.0, ge=0, lt=1)
 
     def build(self, given: EncoderInputs) -> nn.Module:
-        """Return the network for images (N, channels, height, width)."""
         in_channels, *size = image_shape(self.type, given.inputs)
         options = self.model_dump(exclude={"type"})
         return CNN(in_channels, size, given.n_features, **options)
@@ -153,11 +132,11 @@ def _block(in_channels: int, out_channels: int, activation: nn.Module) -> list[n
 
 
 def _check_numbers(size: Sequence[int], widths: Sequence[int], out_features: int) -> None:
-    if len(size) != 2 or any(_is_no_count(n) for n in size):
+    if len(size) != 2 or any(map(_is_no_count, size)):
         raise InvalidInputError(f"image_size must be two integers >= 1, got {tuple(size)}")
     if len(widths) < 2:
         raise InvalidInputError("channels must hold at least one block's channels, got none")
-    if any(_is_no_count(n) for n in widths):
+    if any(map(_is_no_count, widths)):
         raise InvalidInputError(f"in_channels and channels must be integers >= 1, got {widths}")
     check_integer("out_features", out_features)
     blocks = len(widths) - 1

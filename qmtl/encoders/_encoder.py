@@ -1,5 +1,6 @@
 """What all encoders share: the section of a recipe, features for each task, checks, seeds."""
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,12 +19,30 @@ from qmtl.tasks import chosen_tasks
 TaskColumns = Mapping[str, Sequence[int]]
 
 
+class Described(nn.Module):
+    """A module that keeps its arguments, all but the seed, in attributes of the same names."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a JSON-able description without parameters."""
+        # A user's subclass may have other arguments, and has to describe itself.
+        own = next(c for c in type(self).__mro__ if Described in c.__bases__)
+        names = [name for name in inspect.signature(own).parameters if name != "seed"]
+        values = {name: getattr(self, name) for name in names}
+        lists = {name: list(value) for name, value in values.items() if isinstance(value, tuple)}
+        return {"type": own.__name__} | values | lists
+
+    @classmethod
+    def from_dict(cls, description: Mapping[str, Any]) -> Self:
+        """Return the encoder that `to_dict` described, with fresh parameters."""
+        with seeded(0):
+            return cls(**{name: value for name, value in description.items() if name != "type"})
+
+
 class TaskEncoder(nn.Module, ABC):
     """An encoder that gives each task its own features: those of the task's register.
 
     A subclass defines `task_features`; this class puts them in the columns where the head expects
-    them. A model asks only for the features that the requested tasks depend on: those on their
-    light cones.
+    them. A model asks only for the features on the light cones of the requested tasks.
 
     Args:
         columns: task → indices of its features, as ``head.task_columns()`` returns them. Each
@@ -34,8 +53,8 @@ class TaskEncoder(nn.Module, ABC):
         out_features: number of features.
 
     Raises:
-        InvalidInputError: if there are no columns (a head whose tasks have no features of their
-            own), or if a feature belongs to no task or to two.
+        InvalidInputError: there are no columns (the head's tasks have no features of their
+            own), or a feature belongs to no task or to two.
 
     Example:
         >>> class Means(TaskEncoder):
@@ -72,42 +91,24 @@ class TaskEncoder(nn.Module, ABC):
 
     @abstractmethod
     def task_features(self, inputs: Tensor, tasks: tuple[str, ...]) -> Tensor:
-        """Return these tasks' features side by side, in this order: (batch, their features).
-
-        Parts that only other tasks need should not be computed.
-        """
+        """Return these tasks' features side by side, in this order: (batch, their features)."""
 
     def start_epoch(self, progress: float) -> None:
-        """Prepare for a training epoch.
-
-        Args:
-            progress: share of the training epochs that are done at its end, up to 1.
-        """
-        return None
+        """Prepare for a training epoch; `progress` is the share of epochs done at its end."""
 
     def extra_loss(self) -> Tensor | None:
         """Return a term of the parameters alone to add to the losses; None if there is none."""
         return None
 
     def train_new_tasks(self) -> None:
-        """Prepare an encoder in evaluation mode for training a few tasks alone.
-
-        `qmtl.fit` with ``tasks=...`` calls it: what these tasks train may need training mode.
-        """
-        return None
+        """Prepare an encoder in evaluation mode for `qmtl.fit` with ``tasks=...``."""
 
     def undecayed(self) -> list[nn.Parameter]:
         """Return the parameters to exclude from weight decay."""
         return []
 
     def utilisation(self, inputs: Tensor) -> dict[str, dict[str, float]]:
-        """Return each task's share of each part, such as an expert, in its mixture.
-
-        It is empty if the encoder has no such mixture.
-
-        Args:
-            inputs: rows over which to average the shares.
-        """
+        """Return each task's mean share of each part, such as an expert, in its mixture; or {}."""
         return {}
 
     def collapse(self, inputs: Tensor) -> list[str]:
@@ -117,20 +118,19 @@ class TaskEncoder(nn.Module, ABC):
     def task_parameters(self) -> dict[nn.Parameter, tuple[str, ...]]:
         """Return parameters whose entries along the first axis belong to tasks, with these tasks.
 
-        ``qmtl.fit(model, data, tasks=[...])`` trains only these parameters of an encoder.
+        `qmtl.fit` with ``tasks=...`` trains only these.
         """
         return {}
+
+    def _feature_tasks(self) -> tuple[str, ...]:
+        owner = {place: task for task, own in self.columns.items() for place in own}
+        return tuple(owner[place] for place in range(self.out_features))
 
     def with_task(self, name: str, columns: Sequence[int], seed: int | None = None) -> Self:
         """Return a copy with one more task, whose features come after the others.
 
-        Args:
-            name: name of the task.
-            columns: indices of its features.
-            seed: seed of the new initial weights; None draws from torch's global generator.
-
         Raises:
-            InvalidInputError: if this encoder cannot grow.
+            InvalidInputError: this encoder cannot grow.
         """
         raise InvalidInputError(
             f"the encoder {type(self).__name__} cannot grow by a task; give encoder=, one for "
@@ -138,16 +138,23 @@ class TaskEncoder(nn.Module, ABC):
         )
 
 
+def copy_weights(old: nn.Module, grown: nn.Module) -> None:
+    """Copy an encoder into one with more tasks, whose tensors are longer along the first axis."""
+    grown.to(next(old.parameters())).train(old.training)
+    state = old.state_dict()
+    with torch.no_grad():
+        for key, value in grown.state_dict().items():
+            target = value[: len(state[key])] if value.ndim else value
+            target.copy_(state[key])
+    for parameter, before in zip(grown.parameters(), old.parameters(), strict=True):
+        parameter.requires_grad_(before.requires_grad)
+
+
 def check_tasks_of(encoder: TaskEncoder, tasks: Sequence[str], columns: TaskColumns | None) -> None:
     """Raise unless an encoder's features are those that the head assigns to the same tasks.
 
-    Args:
-        encoder: the encoder.
-        tasks: names of the head's tasks.
-        columns: result of ``head.task_columns()``.
-
     Raises:
-        InvalidInputError: if not; the error names the task and both sides.
+        InvalidInputError: they are not; the error names the task and both sides.
     """
     for name in encoder.columns:
         if name not in tasks:
@@ -189,8 +196,7 @@ class EncoderInputs:
         inputs: inputs of the train split, (N, ...).
         n_features: number of features that the head takes.
         modalities: width of each modality in the inputs, if the data has modalities.
-        columns: each task's own features, for a `TaskEncoder`; None if tasks have no features of
-            their own.
+        columns: each task's own features, for a `TaskEncoder`; None if there are none.
     """
 
     inputs: Tensor
@@ -201,6 +207,8 @@ class EncoderInputs:
 
 class EncoderSection(Section):
     """The section ``[encoder]`` of a recipe. Each encoder defines a subclass beside it.
+
+    Its keys are arguments of the encoder.
 
     Attributes:
         type: name of the encoder; each subclass has its own.
@@ -218,7 +226,7 @@ class EncoderSection(Section):
         """Return the encoder for some data.
 
         Raises:
-            InvalidInputError: if the inputs do not fit this encoder, or a value is wrong.
+            InvalidInputError: the inputs do not fit this encoder, or a value is wrong.
         """
 
     def of_task(self, name: str) -> Self:
@@ -231,19 +239,12 @@ AnyEncoderSection = Annotated[EncoderSection, OneOf("type", default="MLP")]
 
 
 def known_encoders() -> dict[str, Any]:
-    """Return the encoders, by their names in saved models.
-
-    Example:
-        >>> import qmtl.encoders
-        >>> "MLP" in known_encoders()
-        True
-    """
+    """Return the encoders, by their names in saved models."""
     encoders = [section.encoder for section in EncoderSection.__subclasses__()]
     return {encoder.__name__: encoder for encoder in sorted(encoders, key=lambda e: e.__name__)}
 
 
 def check_flat(inputs: Tensor, width: int) -> None:
-    """Raise if inputs are not of shape (batch, width)."""
     if inputs.ndim != 2 or inputs.shape[1] != width:
         raise InvalidInputError(
             f"inputs must have shape (batch, {width}), got {tuple(inputs.shape)}"
@@ -251,15 +252,6 @@ def check_flat(inputs: Tensor, width: int) -> None:
 
 
 def flat_width(encoder: str, inputs: Tensor) -> int:
-    """Return the width of inputs (N, width).
-
-    Raises:
-        InvalidInputError: if the inputs have another number of dimensions.
-
-    Example:
-        >>> flat_width("MLP", torch.zeros(3, 5))
-        5
-    """
     if inputs.ndim != 2:
         raise InvalidInputError(
             f"encoder {encoder!r} needs flat inputs, got shape {tuple(inputs.shape[1:])}; for "
@@ -269,15 +261,6 @@ def flat_width(encoder: str, inputs: Tensor) -> int:
 
 
 def image_shape(encoder: str, inputs: Tensor) -> tuple[int, int, int]:
-    """Return the channels, height and width of images (N, channels, height, width).
-
-    Raises:
-        InvalidInputError: if the inputs are not images.
-
-    Example:
-        >>> image_shape("CNN", torch.zeros(3, 1, 8, 8))
-        (1, 8, 8)
-    """
     if inputs.ndim != 4:
         shape = tuple(inputs.shape[1:])
         given = f"{shape[0]} flat inputs" if len(shape) == 1 else f"shape {shape}"

@@ -16,6 +16,7 @@ from qmtl.encoders._encoder import (
     EncoderSection,
     TaskColumns,
     TaskEncoder,
+    copy_weights,
     flat_width,
     known_encoders,
     seeded,
@@ -76,7 +77,7 @@ class Experts(TaskEncoder):
         ``(batch, ...)`` to ``(batch, out_features)``.
 
     Raises:
-        InvalidInputError: if an argument does not fit; the error names it.
+        InvalidInputError: an argument does not fit; the error names it.
 
     Example:
         >>> import qmtl
@@ -127,11 +128,11 @@ class Experts(TaskEncoder):
                     owners = exclusive_owners(tasks, number, exclusive)
                 elif gate == "home":
                     owners = group_owners(tasks, number, groups, shared)
-            self.kind, self.gate_features, self.rank, self.k = gate, in_features, rank, k
+            self.kind, self.gate_features = gate, in_features
+            self.k, self.rank, self.entropy = k, rank, entropy
             self.owners = tuple(None if own is None else tuple(own) for own in owners)
             if gate == "dselect":
                 _check_selection(k, number, entropy)
-            self.entropy = entropy
             self.gate = self._new_gate(tasks)
             self.views = self.norms = None
             if gate == "home":
@@ -157,7 +158,7 @@ class Experts(TaskEncoder):
         return SoftmaxGate(seen, self.gate_features, own=own)
 
     def task_features(self, inputs: Tensor, tasks: tuple[str, ...]) -> Tensor:
-        """Return features of these tasks side by side; only experts that these tasks see run."""
+        """Return features of these tasks side by side; only experts that they see run."""
         flat = self._flat(inputs)
         place = {name: i for i, name in enumerate(self.columns)}
         places = torch.tensor([place[task] for task in tasks], device=inputs.device)
@@ -219,9 +220,8 @@ class Experts(TaskEncoder):
     def collapse(self, inputs: Tensor) -> list[str]:
         """Describe problems in the use of the experts on some rows, one sentence each.
 
-        Problems are: an expert with almost no weight, or almost all; an expert of several tasks
-        that serves only one of them; and, with ``dselect``, a task that does not have exactly `k`
-        experts.
+        An expert has almost no weight, or almost all; an expert of several tasks serves only one of
+        them; or, with ``dselect``, a task does not have exactly `k` experts.
 
         Example:
             >>> encoder = Experts(4, {"a": (0, 1), "b": (2, 3)}, 2, seed=0)
@@ -249,8 +249,7 @@ class Experts(TaskEncoder):
 
     def task_parameters(self) -> dict[nn.Parameter, tuple[str, ...]]:
         """Return the gates' parameters, and the rows of the last layer."""
-        owner = {row: task for task, own in self.columns.items() for row in own}
-        rows = tuple(owner[row] for row in range(self.out_features))
+        rows = self._feature_tasks()
         gates = dict.fromkeys(self.gate.parameters(), tuple(self.columns))
         return {self.weight: rows, self.bias: rows} | gates
 
@@ -258,41 +257,24 @@ class Experts(TaskEncoder):
         """Return a copy with one more task, which sees the experts that all tasks see.
 
         Raises:
-            InvalidInputError: if all experts belong to other tasks.
+            InvalidInputError: all experts belong to other tasks.
         """
         with seeded(seed):
-            fresh = self._with_columns({**self.columns, name: columns})
-        own, state = fresh.state_dict(), self.state_dict()
-        for key, value in state.items():
-            new = own[key]
-            if new.shape != value.shape:
-                value = torch.cat([value, new[len(value) :].to(value)])
-            own[key] = value
-        fresh = fresh.to(self.weight)
-        fresh.load_state_dict(own)
-        for (_, new), (_, old) in zip(
-            fresh.named_parameters(), self.named_parameters(), strict=True
-        ):
-            new.requires_grad_(old.requires_grad)
-        return fresh.train(self.training)
-
-    def _with_columns(self, columns: TaskColumns) -> Self:
-        return type(self)(
-            self.gate_features,
-            columns,
-            list(copy.deepcopy(self.experts)),
-            gate=self.kind,
-            k=self.k,
-            entropy=self.entropy,
-            rank=self.rank,
-            owners=self.owners,
-        )
+            fresh = type(self)(
+                self.gate_features,
+                {**self.columns, name: columns},
+                list(copy.deepcopy(self.experts)),
+                gate=self.kind,
+                **{option: getattr(self, option) for option in ("k", "entropy", "rank", "owners")},
+            )
+        copy_weights(self, fresh)
+        return fresh
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-able description without parameters.
 
         Raises:
-            InvalidInputError: for experts that are not encoders of qmtl.
+            InvalidInputError: an expert is none of qmtl's encoders.
         """
         for expert in self.experts:
             if type(expert) not in known_encoders().values():
@@ -308,9 +290,7 @@ class Experts(TaskEncoder):
             "columns": [[name, list(own)] for name, own in self.columns.items()],
             "experts": [expert.to_dict() for expert in experts],
             "gate": self.kind,
-            "k": self.k,
-            "entropy": self.entropy,
-            "rank": self.rank,
+            **{name: getattr(self, name) for name in ("k", "entropy", "rank")},
             "owners": [None if own is None else list(own) for own in self.owners],
         }
 
@@ -328,7 +308,6 @@ class _AnyOther(OneOf):
     """The section of any encoder that does not depend on tasks."""
 
     def members(self, base: type[Section]) -> dict[str, type[Section]]:
-        """Return the section for each value of the key."""
         return {
             name: member
             for name, member in super().members(base).items()
@@ -337,9 +316,9 @@ class _AnyOther(OneOf):
 
 
 class ExpertsSection(EncoderSection):
-    """Section ``[encoder]`` with ``type = "experts"``, for heads with one register per task.
+    """Section ``[encoder]`` with ``type = "experts"``; its keys are arguments of `Experts`.
 
-    Its keys are arguments of `Experts`; ``[encoder.expert]`` is the section of an expert.
+    ``[encoder.expert]`` is the section of an expert.
     """
 
     encoder: ClassVar[type[nn.Module]] = Experts
@@ -356,7 +335,6 @@ class ExpertsSection(EncoderSection):
     rank: Count = 4
 
     def build(self, given: EncoderInputs) -> nn.Module:
-        """Return the experts for inputs (N, ...), and gates for the tasks of the columns."""
         if given.columns is None:
             raise InvalidInputError(
                 "encoder 'experts' needs a head whose tasks have features of their own, one "
@@ -379,7 +357,6 @@ class ExpertsSection(EncoderSection):
         return Experts(given.inputs[0].numel(), given.columns, experts, **options, seed=seed)
 
     def of_task(self, name: str) -> Self:
-        """Return the section for a single-task model, with a group of this task only."""
         if self.groups is None:
             return self
         return self.model_copy(update={"groups": [[name]]})

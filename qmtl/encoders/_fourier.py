@@ -1,8 +1,7 @@
 """FourierFeatures: random cosines of the inputs, and one linear layer that learns."""
 
 import math
-from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, Self
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 
 from qmtl.encoders._encoder import (
     Count,
+    Described,
     EncoderInputs,
     EncoderSection,
     check_flat,
@@ -20,7 +20,7 @@ from qmtl.encoders._encoder import (
 from qmtl.errors import InvalidInputError, check_integer
 
 
-class FourierFeatures(nn.Module):
+class FourierFeatures(Described):
     """Cosines of random projections of the inputs, then a linear layer.
 
     The cosines are drawn once and are not trained. With many of them, the linear layer can learn
@@ -78,29 +78,13 @@ class FourierFeatures(nn.Module):
         features: Tensor = self.layer(math.sqrt(2 / self.n_cosines) * angles.cos())
         return features
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return a JSON-able description without parameters."""
-        names = ("in_features", "out_features", "n_cosines", "scale")
-        return {"type": "FourierFeatures"} | {name: getattr(self, name) for name in names}
-
-    @classmethod
-    def from_dict(cls, description: Mapping[str, Any]) -> Self:
-        """Return the encoder that `to_dict` described, with fresh parameters."""
-        return cls(**{k: v for k, v in description.items() if k != "type"}, seed=0)
-
 
 class FourierFeaturesSection(EncoderSection):
-    """Section ``[encoder]`` with ``type = "FourierFeatures"``.
-
-    Its keys are arguments of `FourierFeatures`.
-    """
-
     encoder: ClassVar[type[nn.Module]] = FourierFeatures
     type: Literal["FourierFeatures"] = "FourierFeatures"
     n_cosines: Count = 256
     scale: float = Field(3.0, gt=0, allow_inf_nan=False)
 
     def build(self, given: EncoderInputs) -> nn.Module:
-        """Return the encoder for inputs (N, width)."""
         width = flat_width(self.type, given.inputs)
         return FourierFeatures(width, given.n_features, self.n_cosines, self.scale, seed=self.seed)

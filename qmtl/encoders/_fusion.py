@@ -1,9 +1,4 @@
-"""Fusion: several modalities in one flat input, any of which may be missing.
-
-`JOINS` lists the ways to join modalities: modules with an attribute ``out_features``. Their inputs
-are the modalities' columns, (batch, width) each and zero where missing, and the presence flags,
-bool (batch, modalities). Their output has shape (batch, out_features).
-"""
+"""Fusion: several modalities in one flat input, any of which may be missing."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -16,9 +11,19 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.compiler import is_compiling, is_dynamo_compiling
 
-from qmtl.encoders._encoder import Count, EncoderInputs, EncoderSection, flat_width, seeded
+from qmtl.encoders._encoder import (
+    Count,
+    Described,
+    EncoderInputs,
+    EncoderSection,
+    flat_width,
+    seeded,
+)
 from qmtl.encoders._mlp import MLP
 from qmtl.errors import InvalidInputError, check_integer, unknown_name
+
+# The ways to join modalities, in `JOINS`, take the modalities' columns, (batch, width) each and 0
+# where missing, and the presence flags; they return (batch, out_features).
 
 
 class Concatenation(nn.Module):
@@ -32,7 +37,6 @@ class Concatenation(nn.Module):
     def forward(
         self, columns: Sequence[Tensor], present: Bool[Tensor, "batch modalities"]
     ) -> Float[Tensor, "batch features"]:
-        """Return the joint representation."""
         parts = [
             torch.where(present[:, i, None], own, stand_in)
             for i, (own, stand_in) in enumerate(zip(columns, self.stand_ins, strict=True))
@@ -43,8 +47,8 @@ class Concatenation(nn.Module):
 class Gates(nn.Module):
     """Gated multimodal units: per unit, a weighted mean of the modalities' representations.
 
-    The weights are a softmax over the present modalities. Its scores are linear in all columns.
-    With two present modalities this is the gate of arXiv:1702.01992.
+    The weights are a softmax over the present modalities, with scores linear in all columns; for
+    two present modalities this is the gate of arXiv:1702.01992.
     """
 
     def __init__(self, widths: Sequence[int], dim: int, n_heads: int) -> None:
@@ -57,7 +61,6 @@ class Gates(nn.Module):
     def forward(
         self, columns: Sequence[Tensor], present: Bool[Tensor, "batch modalities"]
     ) -> Float[Tensor, "batch features"]:
-        """Return the joint representation."""
         own = [linear(x) for linear, x in zip(self.represent, columns, strict=True)]
         values = torch.stack(own, dim=1).tanh()
         scores = self.score(torch.cat(list(columns), dim=1)).view_as(values)
@@ -72,10 +75,10 @@ class Gates(nn.Module):
 class CrossAttention(nn.Module):
     """Each modality is a token that attends to the others; averages those that are present.
 
-    This is a pre-norm block of attention and feed-forward layers with residuals, as in
-    arXiv:1906.00295. All sequences have length 1 here, so that one block with an embedding per
-    modality replaces a transformer for each ordered pair. A learned token is always a key, so that
-    a modality without others has something to attend to.
+    A pre-norm block of attention and feed-forward layers with residuals, as in arXiv:1906.00295.
+    All sequences have length 1 here, so that one block with an embedding per modality replaces a
+    transformer for each ordered pair. A learned token is always a key, so that a modality without
+    others has something to attend to.
     """
 
     def __init__(self, widths: Sequence[int], dim: int, n_heads: int) -> None:
@@ -88,14 +91,12 @@ class CrossAttention(nn.Module):
         self.query = nn.Linear(dim, dim)
         self.key_value = nn.Linear(dim, 2 * dim)
         self.out = nn.Linear(dim, dim)
-        self.feed_forward = nn.Sequential(
-            nn.Linear(dim, 2 * dim), nn.ReLU(), nn.Linear(2 * dim, dim)
-        )
+        wide = nn.Linear(dim, 2 * dim)
+        self.feed_forward = nn.Sequential(wide, nn.ReLU(), nn.Linear(2 * dim, dim))
 
     def forward(
         self, columns: Sequence[Tensor], present: Bool[Tensor, "batch modalities"]
     ) -> Float[Tensor, "batch features"]:
-        """Return the joint representation."""
         own = [linear(x) for linear, x in zip(self.tokens, columns, strict=True)]
         tokens = torch.stack(own, dim=1) + self.modality
         tokens = tokens + self._attend(tokens, present)
@@ -121,7 +122,6 @@ class CrossAttention(nn.Module):
         return attended
 
     def _heads(self, x: Tensor) -> Tensor:
-        """Split dim into heads: (batch, tokens, dim) to (batch, heads, tokens, dim / heads)."""
         batch, tokens, dim = x.shape
         return x.view(batch, tokens, self.n_heads, dim // self.n_heads).transpose(1, 2)
 
@@ -129,7 +129,7 @@ class CrossAttention(nn.Module):
 JOINS = {"concat": Concatenation, "gated": Gates, "cross-attention": CrossAttention}
 
 
-class Fusion(nn.Module):
+class Fusion(Described):
     """Modalities joined by concatenation, gates or cross-attention, then an MLP.
 
     An input row has the layout of `qmtl.data.join_modalities`: a presence flag (1 or 0) per
@@ -140,17 +140,14 @@ class Fusion(nn.Module):
     * ``gated`` distributes the weight of a missing modality among those that are present;
     * ``cross-attention`` masks it as a key and leaves it out of the mean over modalities.
 
-    A row without any modality gets only the learned vectors (``concat``) or one learned vector, so
-    that its features are finite and the same for all such rows.
-
-    Columns should have similar scales (standardised, or of length 1, as sentence embeddings are).
+    A row without any modality gets learned vectors only, and so finite features, the same for all
+    such rows. Columns should have similar scales (standardised, or of length 1, as sentence
+    embeddings are).
 
     Args:
-        widths: a dictionary from modality to its number of columns, in the order of the input.
+        widths: modality → its number of columns, in the order of the input.
         out_features: width of the features.
-        kind: ``concat``, ``gated`` (gated multimodal units; a softmax over modalities per unit,
-            which for two modalities is the paper's gate) or ``cross-attention`` (each modality is a
-            token that attends to the others).
+        kind: one of these three.
         dim: width of the joint representation, for ``gated`` and ``cross-attention``.
         n_heads: number of attention heads, a divisor of `dim`, for ``cross-attention``.
         hidden: widths of hidden layers between the joint representation and the features.
@@ -166,7 +163,7 @@ class Fusion(nn.Module):
         ``(batch, len(widths) + sum(widths.values()))`` to ``(batch, out_features)``.
 
     Raises:
-        InvalidInputError: if a number or a name does not fit.
+        InvalidInputError: a number or a name does not fit.
 
     Example:
         >>> encoder = Fusion({"text": 3, "audio": 2}, 4, kind="gated", dim=8, seed=0)
@@ -212,14 +209,11 @@ class Fusion(nn.Module):
                 activation=activation,
                 dropout=dropout,
             )
-        self.join, self.dropout, self.layers = join, nn.Dropout(dropout), layers
+        self.join, self.layers = join, layers
+        self.hidden, self.activation, self.dropout = tuple(hidden), activation, dropout
 
     def forward(self, inputs: Float[Tensor, "batch inputs"]) -> Float[Tensor, "batch features"]:
-        """Return the features of the inputs.
-
-        Raises:
-            InvalidInputError: if the inputs have another width, or a flag is neither 0 nor 1.
-        """
+        """Return the features of the inputs."""
         present, columns = self._split(inputs)
         if self.training and self.modality_dropout:
             present = _drop(present, self.modality_dropout)
@@ -228,7 +222,8 @@ class Fusion(nn.Module):
             torch.where(present[:, i, None], own, torch.zeros_like(own))
             for i, own in enumerate(columns)
         ]
-        features: Tensor = self.layers(self.dropout(self.join(columns, present)))
+        joint = nn.functional.dropout(self.join(columns, present), self.dropout, self.training)
+        features: Tensor = self.layers(joint)
         return features
 
     def _split(self, inputs: Tensor) -> tuple[Bool[Tensor, "batch modalities"], list[Tensor]]:
@@ -301,32 +296,19 @@ class Fusion(nn.Module):
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-able description without parameters."""
-        return {
-            "type": "Fusion",
-            # A list of pairs, since the order of modalities is the order of the input columns.
-            "widths": [[name, width] for name, width in self.widths.items()],
-            "out_features": self.out_features,
-            "kind": self.kind,
-            "dim": self.dim,
-            "n_heads": self.n_heads,
-            "hidden": list(self.layers.hidden),
-            "activation": self.layers.activation,
-            "dropout": self.layers.dropout,
-            "modality_dropout": self.modality_dropout,
-            "calibrate": self.calibrate,
-        }
+        # Pairs, since the order of modalities is the order of the input columns.
+        return super().to_dict() | {"widths": [list(pair) for pair in self.widths.items()]}
 
     @classmethod
     def from_dict(cls, description: Mapping[str, Any]) -> Self:
         """Return the encoder that `to_dict` described, with fresh parameters."""
-        options = {k: v for k, v in description.items() if k not in ("type", "widths")}
-        return cls(dict(description["widths"]), **options, seed=0)
+        return super().from_dict({**description, "widths": dict(description["widths"])})
 
 
 class FusionSection(EncoderSection):
-    """Section ``[encoder]`` with ``type = "Fusion"``.
+    """Section ``[encoder]`` with ``type = "Fusion"``; its keys are arguments of `Fusion`.
 
-    Its keys are arguments of `Fusion`; without `widths` they are those of the data's modalities.
+    Without `widths` they are those of the data's modalities.
     """
 
     encoder: ClassVar[type[nn.Module]] = Fusion
@@ -342,7 +324,6 @@ class FusionSection(EncoderSection):
     calibrate: bool = False
 
     def build(self, given: EncoderInputs) -> nn.Module:
-        """Return the encoder for inputs in the layout of `qmtl.data.join_modalities`."""
         width = flat_width(self.type, given.inputs)
         widths = self.widths or given.modalities
         if widths is None:

@@ -22,15 +22,10 @@ LEAN, PACE, OVERLAP = 0.02, 0.3, 0.1
 
 
 class Gate(nn.Module, ABC):
-    """Weights of experts for each task.
-
-    The first axis of a gate's parameters is the task.
-
-    Args:
-        sees: which experts each task may have, bool (tasks, experts).
-    """
+    """Weights of experts for each task; the first axis of a gate's parameters is the task."""
 
     sees: Tensor
+    """Which experts each task may have, bool (tasks, experts)."""
 
     def __init__(self, sees: Tensor) -> None:
         super().__init__()
@@ -40,9 +35,7 @@ class Gate(nn.Module, ABC):
     def forward(self, inputs: Tensor, tasks: Tensor) -> Tensor:
         """Return weights (batch, tasks, experts), or (1, tasks, experts) if they ignore the inputs.
 
-        Args:
-            inputs: inputs of shape (batch, width).
-            tasks: indices of the tasks, int64.
+        Inputs are (batch, width); tasks are indices, int64.
         """
 
     def open(self) -> Tensor:
@@ -50,14 +43,12 @@ class Gate(nn.Module, ABC):
         return self.sees
 
     def start_epoch(self, progress: float) -> None:
-        """Called before a training epoch; `progress` is the share of epochs done at its end."""
+        pass
 
     def extra_loss(self) -> Tensor | None:
-        """Return a term to add to the losses, or None."""
         return None
 
     def undecayed(self) -> list[nn.Parameter]:
-        """Return the parameters to exclude from weight decay."""
         return []
 
 
@@ -98,11 +89,10 @@ class SelectGate(Gate):
 
     A task has k selectors. Selector i is a product distribution over the bits of an expert's
     number, with probability ``S(z_ij)`` that bit j is set, where S is the smooth step: 0 and 1
-    beyond ±1/2, ``-2z³ + 3z/2 + 1/2`` between, with z in units of the step's width. The weights
-    are the selectors' distributions, mixed by a softmax over the task's k logits. A distribution
-    is one-hot once all its bits are 0 or 1. The entropy of the selectors, times `entropy`, is
-    added to the losses. In evaluation mode bits are rounded, so that a task never has more than k
-    experts.
+    beyond ±1/2, ``-2z³ + 3z/2 + 1/2`` between, with z in units of the step's width. The weights are
+    the selectors' distributions, mixed by a softmax over the task's k logits. A distribution is
+    one-hot once all its bits are 0 or 1. The entropy of the selectors, times `entropy`, is added to
+    the losses. In evaluation mode bits are rounded, so that a task never has more than k experts.
 
     This gate differs from the paper in several points. The step's width falls from 1 at the start
     of training to 0 in the last epoch, with the square of the fraction of epochs done. With a fixed
@@ -161,7 +151,6 @@ class SelectGate(Gate):
         return (self.logits.softmax(1)[:, :, None] * self.selectors()).sum(1)
 
     def forward(self, inputs: Tensor, tasks: Tensor) -> Tensor:
-        """Return the weights (1, tasks, experts)."""
         return self.weights()[tasks][None]
 
     def open(self) -> Tensor:
@@ -169,14 +158,11 @@ class SelectGate(Gate):
         return self.weights().detach() != 0
 
     def start_epoch(self, progress: float) -> None:
-        """Narrow the smooth step, and raise the entropies' weight, with the square of progress."""
+        """Set the share of epochs that are done at the end of this one."""
         self.progress = progress
 
     def extra_loss(self) -> Tensor:
-        """Return the entropies and overlaps of the selectors, times `entropy`.
-
-        Entropies have the weight `progress` squared; overlaps of pairs have a tenth.
-        """
+        """Return the entropies and overlaps of the selectors, times `entropy`."""
         codes = self._over_codes()
         # There is no gradient at 0, where a bit is decided.
         entropies = torch.special.entr(torch.where(codes > 0, codes, 1.0)).sum()
@@ -212,12 +198,7 @@ class FeatureGate(nn.Module):
 
 
 def smooth_step(z: Tensor, width: float = 1.0) -> Tensor:
-    """Rise from 0 below -width/2 to 1 above width/2, along a cubic with slope 0 at both ends.
-
-    Example:
-        >>> smooth_step(torch.tensor([-0.7, 0.0, 0.25, 0.5])).tolist()
-        [0.0, 0.5, 0.84375, 1.0]
-    """
+    """Rise from 0 below -width/2 to 1 above width/2, along a cubic with slope 0 at both ends."""
     if width <= 0:
         return (z > 0).to(z)
     z = z / width
@@ -230,15 +211,7 @@ def smooth_step(z: Tensor, width: float = 1.0) -> Tensor:
 def exclusive_owners(
     tasks: Sequence[str], n_experts: int, n_exclusive: int | None
 ) -> list[tuple[str, ...] | None]:
-    """Return the task that sees each expert, None for all; tasks in turn own the last experts.
-
-    Raises:
-        InvalidInputError: if some task would see no expert.
-
-    Example:
-        >>> exclusive_owners(["a", "b"], 4, 3)
-        [None, ('a',), ('b',), ('a',)]
-    """
+    """Return the task that sees each expert, None for all; tasks in turn own the last experts."""
     number = n_experts // 2 if n_exclusive is None else n_exclusive
     if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number <= n_experts:
         raise InvalidInputError(
@@ -257,15 +230,7 @@ def exclusive_owners(
 def group_owners(
     tasks: Sequence[str], n_experts: int, groups: Any, shared: int
 ) -> list[tuple[str, ...] | None]:
-    """Return the tasks that see each expert, None for all; groups in turn own the last experts.
-
-    Raises:
-        InvalidInputError: for an unknown task, a task in no group or in two, or too few experts.
-
-    Example:
-        >>> group_owners(["a", "b", "c"], 4, [["a", "c"], ["b"]], 2)
-        [None, None, ('a', 'c'), ('b',)]
-    """
+    """Return the tasks that see each expert, None for all; groups in turn own the last experts."""
     if not isinstance(groups, Sequence) or isinstance(groups, str) or not groups:
         raise InvalidInputError(
             f"gate 'home' needs groups of tasks, such as [{', '.join(repr([t]) for t in tasks)}], "
@@ -296,17 +261,7 @@ def collapsed(shares: Shares, sees: Tensor, k: int | None = None) -> list[str]:
     An expert has collapsed if no task that sees it gives it a tenth of an equal share, or if all
     tasks that see others as well give it nine tenths of their weight. An expert of several tasks
     that has nine tenths of its weight from one of them serves that task alone (HoME calls it
-    degradation).
-
-    Args:
-        shares: task → expert → its share of the weight.
-        sees: which experts each task may have, bool (tasks, experts).
-        k: number of experts that a task should have chosen; None if tasks do not choose.
-
-    Example:
-        >>> shares = {"a": {"0": 0.96, "1": 0.04}, "b": {"0": 0.99, "1": 0.01}}
-        >>> collapsed(shares, torch.ones(2, 2, dtype=torch.bool))
-        ['expert 0 has 98% of the weight of its tasks', 'expert 1 has almost no weight']
+    degradation). `k` is the number of experts that a task should have chosen.
     """
     weights = torch.tensor([list(own.values()) for own in shares.values()], dtype=torch.float64)
     names, found = list(shares), []

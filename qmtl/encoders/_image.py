@@ -47,9 +47,8 @@ class ImageBackbone(nn.Module):
         image is repeated for the three channels.
 
     Raises:
-        InvalidInputError: if the library has no such network, or the weights do not fit it.
-        MissingDependencyError: if the library is not installed, or does not fit the installed
-            torch.
+        InvalidInputError: the library has no such network, or the weights do not fit it.
+        MissingDependencyError: the library is not installed, or does not fit the installed torch.
 
     Example:
         >>> ImageBackbone("resnet18", 12, library="torchvison")
@@ -72,13 +71,6 @@ class ImageBackbone(nn.Module):
     ) -> None:
         if frozen and weights is None:
             raise InvalidInputError("frozen=True needs weights: a frozen network does not learn")
-        self._build(name, out_features, library, seed)
-        if weights is not None:
-            _load_weights(self.backbone, Path(weights).expanduser(), self._last_layer)
-        if frozen:
-            self._freeze()
-
-    def _build(self, name: str, out_features: int, library: str, seed: int | None) -> None:
         super().__init__()
         if library not in LIBRARIES:
             raise unknown_name("library", library, LIBRARIES)
@@ -86,10 +78,14 @@ class ImageBackbone(nn.Module):
         self.name, self.out_features, self.library = name, out_features, library
         self.frozen = False
         with seeded(seed):
-            self.backbone, width, self._last_layer = LIBRARIES[library](name)
+            self.backbone, width, last_layer = LIBRARIES[library](name)
             self.projection = nn.Linear(width, out_features)
         for key, values in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD)):
             self.register_buffer(key, torch.tensor(values).view(3, 1, 1), persistent=False)
+        if weights is not None:
+            _load_weights(self.backbone, Path(weights).expanduser(), last_layer)
+        if frozen:
+            self._freeze()
 
     def _freeze(self) -> None:
         self.frozen = True
@@ -106,11 +102,7 @@ class ImageBackbone(nn.Module):
     def forward(
         self, inputs: Float[Tensor, "batch channels height width"]
     ) -> Float[Tensor, "batch features"]:
-        """Return the features of the images.
-
-        Raises:
-            InvalidInputError: if the images are neither grey nor of three channels.
-        """
+        """Return the features of the images."""
         if inputs.ndim != 4 or inputs.shape[1] not in (1, 3):
             raise InvalidInputError(
                 f"images must have shape (batch, 1 or 3, height, width), got {tuple(inputs.shape)}"
@@ -122,31 +114,21 @@ class ImageBackbone(nn.Module):
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-able description without parameters."""
-        return {
-            "type": "ImageBackbone",
-            "name": self.name,
-            "out_features": self.out_features,
-            "frozen": self.frozen,
-            "library": self.library,
-        }
+        names = ("name", "out_features", "frozen", "library")
+        return {"type": "ImageBackbone"} | {name: getattr(self, name) for name in names}
 
     @classmethod
     def from_dict(cls, description: Mapping[str, Any]) -> Self:
         """Return the encoder that `to_dict` described, with fresh parameters."""
-        encoder = cls.__new__(cls)
-        encoder._build(
-            description["name"], description["out_features"], description["library"], seed=0
-        )
+        options = {key: description[key] for key in ("name", "out_features", "library")}
+        encoder = cls(**options, seed=0)
         if description["frozen"]:
             encoder._freeze()
         return encoder
 
 
 class ImageBackboneSection(EncoderSection):
-    """Section ``[encoder]`` with ``type = "ImageBackbone"``.
-
-    Its keys are arguments of `ImageBackbone`; `network` is its name.
-    """
+    """Section ``[encoder]``, ``type = "ImageBackbone"``; `network` is the argument `name`."""
 
     encoder: ClassVar[type[nn.Module]] = ImageBackbone
     type: Literal["ImageBackbone"] = "ImageBackbone"
@@ -156,7 +138,6 @@ class ImageBackboneSection(EncoderSection):
     frozen: bool = False
 
     def build(self, given: EncoderInputs) -> nn.Module:
-        """Return the network for images of one channel or three."""
         channels, *_ = image_shape(self.type, given.inputs)
         if channels not in (1, 3):
             raise InvalidInputError(f"encoder {self.type!r} needs 1 or 3 channels, got {channels}")

@@ -10,28 +10,29 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from qmtl._sections import Section
-from qmtl.encoders._encoder import EncoderInputs, EncoderSection, check_flat, flat_width, seeded
+from qmtl.encoders._encoder import (
+    Described,
+    EncoderInputs,
+    EncoderSection,
+    check_flat,
+    flat_width,
+    seeded,
+)
 from qmtl.errors import InvalidInputError, check_integer, unknown_name
 
-ACTIVATIONS: dict[str, type[nn.Module]] = {
-    "relu": nn.ReLU,
-    "gelu": nn.GELU,
-    "silu": nn.SiLU,
-    "tanh": nn.Tanh,
-}
+ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU, "tanh": nn.Tanh}
 # Relative to a column's mean: float32 values closer than this differ by rounding only.
 ROUNDING = torch.finfo(torch.float32).eps
 
 
 def check_layers(activation: str, dropout: float) -> None:
-    """Raise for an unknown activation, or a probability of dropping units outside [0, 1)."""
     if activation not in ACTIVATIONS:
         raise unknown_name("activation", activation, ACTIVATIONS)
     if not 0 <= dropout < 1:
         raise InvalidInputError(f"dropout must be in [0, 1), got {dropout}")
 
 
-class MLP(nn.Module):
+class MLP(Described):
     """Linear layers with an activation between them.
 
     Args:
@@ -99,7 +100,7 @@ class MLP(nn.Module):
         these rows, and dividing by its deviation would let it dominate others.
 
         Raises:
-            InvalidInputError: if the encoder was made without `standardise`, or inputs have another
+            InvalidInputError: the encoder was made without `standardise`, or inputs have another
                 width.
 
         Example:
@@ -121,18 +122,6 @@ class MLP(nn.Module):
         self.get_buffer("input_mean").copy_(mean)
         self.get_buffer("input_scale").copy_(torch.where(varies, 1 / std, 0.0))
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return a JSON-able description without parameters."""
-        return {
-            "type": "MLP",
-            "in_features": self.in_features,
-            "hidden": list(self.hidden),
-            "out_features": self.out_features,
-            "activation": self.activation,
-            "dropout": self.dropout,
-            "standardise": self.standardise,
-        }
-
     @classmethod
     def from_dict(cls, description: Mapping[str, Any]) -> Self:
         """Return the encoder that `to_dict` described, with fresh parameters."""
@@ -142,7 +131,7 @@ class MLP(nn.Module):
         return cls(description["in_features"], *description["hidden"], **options, seed=0)
 
 
-class Identity(nn.Module):
+class Identity(Described):
     """Passes inputs of shape (batch, n_features) on as features.
 
     Example:
@@ -152,21 +141,12 @@ class Identity(nn.Module):
 
     def __init__(self, n_features: int) -> None:
         super().__init__()
-        n_features = check_integer("n_features", n_features)
-        self.in_features = self.out_features = n_features
+        self.n_features = check_integer("n_features", n_features)
+        self.in_features = self.out_features = self.n_features
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return the inputs, unchanged."""
         return inputs
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return a JSON-able description."""
-        return {"type": "Identity", "n_features": self.out_features}
-
-    @classmethod
-    def from_dict(cls, description: Mapping[str, Any]) -> Self:
-        """Return the encoder that `to_dict` described."""
-        return cls(description["n_features"])
 
 
 class _MLPKeys(Section):
@@ -205,7 +185,6 @@ class IdentitySection(_MLPKeys, EncoderSection):
     type: Literal["Identity"] = "Identity"
 
     def build(self, given: EncoderInputs) -> nn.Module:
-        """Return the identity; the head must take as many features as there are inputs."""
         width = flat_width(self.type, given.inputs)
         if width != given.n_features:
             raise InvalidInputError(

@@ -29,12 +29,7 @@ Vectors = npt.NDArray[np.float32]
 
 
 def user_cache_folder() -> Path:
-    """Return the default folder of cached embeddings, in ``$XDG_CACHE_HOME`` or ``~/.cache``.
-
-    Example:
-        >>> user_cache_folder().parts[-2:]
-        ('qmtl', 'embeddings')
-    """
+    """Return the default folder of cached embeddings, in ``$XDG_CACHE_HOME`` or ``~/.cache``."""
     root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(root) / "qmtl" / "embeddings"
 
@@ -56,16 +51,8 @@ class EmbeddingCache:
     """A cache of texts' vectors, in one SQLite file per model and settings.
 
     A batch is written in one transaction, so that a crash never leaves half a batch, and several
-    processes may read and write at once. If two processes compute the vector of the same text, the
-    first one written stays. The file holds hashes of the texts, not the texts.
-
-    Args:
-        folder: folder of the files; created if it does not exist.
-        space: all that the vectors depend on besides the text (model, settings), as data that JSON
-            can hold.
-
-    Raises:
-        InvalidInputError: if the folder cannot be made, or the file cannot be read or written.
+    processes may read and write at once: the first vector of a text stays. The file holds hashes of
+    the texts, not the texts. `space` is all that the vectors depend on besides the text.
     """
 
     def __init__(self, folder: Path, space: Mapping[str, object]) -> None:
@@ -74,7 +61,6 @@ class EmbeddingCache:
         self.path = folder / f"{digest[:32]}.sqlite3"
 
     def read(self, texts: Sequence[str]) -> dict[str, Vectors]:
-        """Return the vectors of those texts that are in the cache."""
         if not self.path.exists():
             return {}
         by_key = {_key(text): text for text in texts}
@@ -97,7 +83,7 @@ class EmbeddingCache:
 
     @contextmanager
     def _connection(self) -> Iterator[sqlite3.Connection]:
-        """A connection for one call, so that other processes and threads may use the cache."""
+        """Connect for one call, so that other processes and threads may use the cache."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with closing(sqlite3.connect(self.path, timeout=WAIT)) as connection:
@@ -150,7 +136,7 @@ class TextEmbedding:
         progress: whether to show a progress bar, if standard error is a terminal.
 
     Raises:
-        InvalidInputError: if the folder does not exist or holds no model, or a number is not >= 1.
+        InvalidInputError: the folder does not exist or holds no model, or a number is not >= 1.
 
     Example:
         >>> embed = TextEmbedding("sentence-transformers/all-MiniLM-L6-v2", cache=None)
@@ -175,31 +161,27 @@ class TextEmbedding:
         self.folder = model_folder(model)
         if self.folder is not None and revision is not None:
             raise InvalidInputError(f"revision is for models of the hub, and {model} is a folder")
-        for name, value in (("batch_size", batch_size), ("max_length", max_length)):
-            if value is None and name == "max_length":
-                continue
-            check_integer(name, value)
+        check_integer("batch_size", batch_size)
+        if max_length is not None:
+            check_integer("max_length", max_length)
         self.model = str(model)
-        self.cache_folder = _cache_folder(cache)
+        self.cache_folder: Path | None = None
+        if cache is not None and cache is not False:
+            given = user_cache_folder() if cache is True else Path(cache)
+            self.cache_folder = given.expanduser()
         self.batch_size, self.max_length = batch_size, max_length
         self.device, self.revision, self.progress = device, revision, progress
         self._cache: EmbeddingCache | None = None
         self._loaded: Any = None
 
     def __call__(self, texts: Iterable[str]) -> Vectors:
-        """Embed the texts.
-
-        Args:
-            texts: at least one text; a repeated text is embedded once.
-
-        Returns:
-            float32 (n, d), in the order of the texts.
+        """Return the texts' vectors, float32 (n, d); a repeated text is embedded once.
 
         Raises:
-            InvalidInputError: if there is no text, one is not a valid string, or the model cannot
-                be loaded.
-            MissingDependencyError: if a vector is not in the cache, and sentence-transformers is
-                not installed.
+            InvalidInputError: there is no text, one is not a valid string, or the model cannot be
+                loaded.
+            MissingDependencyError: a vector is not in the cache, and sentence-transformers is not
+                installed.
         """
         wanted = _check_texts(texts)
         unique = list(dict.fromkeys(wanted))
@@ -275,7 +257,7 @@ class TextTokens:
         revision: branch, tag or commit of a model on the hub.
 
     Raises:
-        InvalidInputError: if the folder is not there or holds no model, or a number is not >= 1.
+        InvalidInputError: the folder is not there or holds no model, or a number is not >= 1.
 
     Example:
         >>> TextTokens("sentence-transformers/all-MiniLM-L6-v2", max_length=32)
@@ -298,9 +280,9 @@ class TextTokens:
         """Return token numbers, float32 (n, max_length), with -1 after a text's end.
 
         Raises:
-            InvalidInputError: if there is no text, one is not a valid string, or the model cannot
+            InvalidInputError: there is no text, one is not a valid string, or the model cannot
                 be loaded.
-            MissingDependencyError: if sentence-transformers is not installed.
+            MissingDependencyError: sentence-transformers is not installed.
         """
         wanted = _check_texts(texts)
         if self._tokenizer is None:
@@ -318,24 +300,24 @@ class TextTokens:
         return f"TextTokens({self.model!r}, max_length={self.max_length})"
 
     def __getstate__(self) -> dict[str, Any]:
-        """Drop the loaded tokenizer when pickling."""
         return self.__dict__ | {"_tokenizer": None}
 
 
 def load_sentence_encoder(
     model: str, *, revision: str | None = None, device: str | None = None
 ) -> Any:
-    """Load a model of sentence-transformers, from a folder or from the hub.
-
-    Raises:
-        InvalidInputError: if it cannot be loaded.
-        MissingDependencyError: if sentence-transformers is not installed, or cannot be imported.
-    """
+    """Load a model of sentence-transformers, from a folder or from the hub."""
     try:
         from sentence_transformers import SentenceTransformer
         from transformers.utils import logging
     except (ImportError, RuntimeError) as error:
-        raise _cannot_import(error) from None
+        if isinstance(error, ModuleNotFoundError) and error.name == "sentence_transformers":
+            said = "embedding texts needs sentence-transformers"
+            raise missing_extra(said, "text", error) from None
+        raise MissingDependencyError(
+            f"sentence-transformers is installed, but cannot be imported; a torchvision that does "
+            f"not fit torch is a common cause ({' '.join(str(error).split())})"
+        ) from None
     folder = model_folder(model)
     bars = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
@@ -357,15 +339,6 @@ def load_sentence_encoder(
             logging.enable_progress_bar()
 
 
-def _cannot_import(error: Exception) -> MissingDependencyError:
-    if isinstance(error, ModuleNotFoundError) and error.name == "sentence_transformers":
-        return missing_extra("embedding texts needs sentence-transformers", "text", error)
-    return MissingDependencyError(
-        f"sentence-transformers is installed, but cannot be imported; a torchvision that does not "
-        f"fit torch is a common cause ({' '.join(str(error).split())})"
-    )
-
-
 def model_folder(model: str | Path) -> Path | None:
     """Return the model's folder, or None for a name on the hub."""
     folder = Path(model).expanduser()
@@ -380,12 +353,6 @@ def model_folder(model: str | Path) -> Path | None:
             f"config.json is in it)"
         )
     return folder.resolve()
-
-
-def _cache_folder(cache: str | Path | bool | None) -> Path | None:
-    if cache is None or cache is False:
-        return None
-    return user_cache_folder() if cache is True else Path(cache).expanduser()
 
 
 def _check_texts(texts: Iterable[str]) -> list[str]:

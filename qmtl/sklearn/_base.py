@@ -1,10 +1,11 @@
 """The base class of the three estimators: parameters, fitting, and predictions per task."""
 
 import inspect
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from textwrap import indent
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from sklearn.base import BaseEstimator
@@ -12,11 +13,10 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_consistent_length, check_is_fitted, validate_data
 
 from qmtl.errors import InvalidInputError
-from qmtl.model import MultiTaskModel
 from qmtl.simulators import Simulator
-from qmtl.sklearn._columns import Column, Layout, input_problem, read_target
-from qmtl.sklearn._trained import Seeds, train
-from qmtl.tasks import Task, check_varied, row_weights
+from qmtl.sklearn._columns import ClassColumn, Column, Layout, input_problem, read_target
+from qmtl.sklearn._trained import scaled, train
+from qmtl.tasks import check_varied, row_weights
 
 PARAMETERS = """\
 hidden: widths of the network's hidden layers; an empty tuple makes it one linear layer.
@@ -46,6 +46,12 @@ scale_inputs: whether to standardise input columns by the training rows.
 accelerator: where to train: ``"cpu"``, ``"gpu"`` or ``"auto"``, as in Lightning.
 random_state: seed or RandomState of initial weights, rows held out and order of rows; an
     integer makes fits repeatable, bit for bit on one machine."""
+ATTRIBUTES = """\
+model_: the trained `qmtl.MultiTaskModel`, in double precision; its inputs are scaled.
+tasks_: its tasks, one per column.
+loss_curve_: mean training loss per epoch.
+input_mean_, input_std_: the scale of the inputs.
+n_features_in_, feature_names_in_, n_outputs_: as in scikit-learn."""
 
 
 def checked_weights(sample_weight: Any, n_rows: int) -> np.ndarray | None:
@@ -84,10 +90,12 @@ class ColumnsEstimator(BaseEstimator):
     random_state: Any = None
 
     def __init_subclass__(cls) -> None:
-        """Fill in ``{parameters}`` in the class's docstring."""
+        """Fill in ``{parameters}`` and ``{attributes}`` in the class's docstring."""
         super().__init_subclass__()
         text = inspect.cleandoc(cls.__doc__ or "")
-        cls.__doc__ = text.replace("    {parameters}", indent(PARAMETERS, "    "))
+        for name, lines in (("parameters", PARAMETERS), ("attributes", ATTRIBUTES)):
+            text = text.replace(f"    {{{name}}}", indent(lines, "    "))
+        cls.__doc__ = text
 
     def __sklearn_tags__(self) -> Any:
         """Tags for several target columns, and for no sparse or missing inputs."""
@@ -96,42 +104,26 @@ class ColumnsEstimator(BaseEstimator):
         tags.target_tags.multi_output = True
         return tags
 
-    @property
-    def model_(self) -> MultiTaskModel:
-        """The trained model; its inputs are scaled by `input_mean_` and `input_std_`."""
-        check_is_fitted(self, "_trained")
-        model: MultiTaskModel = self._trained.model
-        return model
+    @abstractmethod
+    def _make_columns(
+        self, layout: Layout, values: Sequence[np.ndarray], weights: np.ndarray | None
+    ) -> Sequence[Column]:
+        """Return the columns of the target, and keep what the estimator says about them."""
 
-    @property
-    def input_mean_(self) -> np.ndarray:
-        """The mean that is subtracted from each input column."""
-        check_is_fitted(self, "_trained")
-        mean: np.ndarray = self._trained.mean
-        return mean
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
+        """Train the model.
 
-    @property
-    def input_std_(self) -> np.ndarray:
-        """The standard deviation by which each input column is then divided."""
-        check_is_fitted(self, "_trained")
-        std: np.ndarray = self._trained.std
-        return std
+        Args:
+            X: inputs (n, features), finite numbers, none missing.
+            y: (n,) or (n, columns), whose tasks are ``y0``, ``y1``, …; or a DataFrame, whose
+                columns name the tasks. Classes may have any sortable type, and are at least two.
+            sample_weight: weight of each row in losses and scales, (n,): a row of weight 2 counts
+                like two rows, a row of weight 0 not at all. It multiplies class weights. None for 1
+                each.
 
-    @property
-    def tasks_(self) -> tuple[Task, ...]:
-        """The tasks, one per column."""
-        return self.model_.tasks
-
-    @property
-    def loss_curve_(self) -> list[float]:
-        """The mean training loss of every epoch."""
-        check_is_fitted(self, "_trained")
-        return list(self._trained.losses)
-
-    def _read(
-        self, X: Any, y: Any, sample_weight: Any
-    ) -> tuple[np.ndarray, Layout, list[np.ndarray], np.ndarray | None]:
-        """Check inputs, target columns and weights; leave out rows of weight zero."""
+        Raises:
+            ValueError: for unsuitable inputs or targets, or a parameter that does not fit.
+        """
         if y is None:
             name = type(self).__name__
             raise ValueError(f"{name} requires y to be passed, but the target y is None")
@@ -143,24 +135,17 @@ class ColumnsEstimator(BaseEstimator):
             kept = weights > 0
             inputs, weights = inputs[kept], weights[kept]
             values = [column[kept] for column in values]
-        return inputs, layout, values, weights
-
-    def _train(
-        self,
-        X: np.ndarray,
-        layout: Layout,
-        columns: Sequence[Column],
-        values: list[np.ndarray],
-        weights: np.ndarray | None,
-    ) -> None:
-        seeds = Seeds.draw(check_random_state(self.random_state))
-        params = self.get_params(deep=False)
+        columns = self._make_columns(layout, values, weights)
+        random = check_random_state(self.random_state)
         for column, name, labels in zip(columns, layout.called, values, strict=True):
-            check_varied(column.task, column.targets(labels), name=name, stacklevel=3)
-        self._trained = train(params, X, columns, values, seeds, weights)
-        self._layout = layout
-        self._columns = tuple(columns)
+            check_varied(column.task, column.targets(labels), name=name)
+        params = self.get_params(deep=False)
+        trained = train(params, inputs, columns, values, random, weights)
+        self.model_, self.input_mean_, self.input_std_, self.loss_curve_ = trained
+        self.tasks_ = self.model_.tasks
+        self._layout, self._columns = layout, tuple(columns)
         self.n_outputs_ = len(columns)
+        return self
 
     def _inputs(self, X: Any, **options: Any) -> np.ndarray:
         """Check inputs with scikit-learn; name the column in an error."""
@@ -174,9 +159,14 @@ class ColumnsEstimator(BaseEstimator):
         return inputs
 
     def _predictions(self, X: Any) -> dict[str, np.ndarray]:
-        """Return every task's raw predictions."""
-        check_is_fitted(self, "_trained")
-        return self._trained.predict(self._inputs(X, reset=False))
+        check_is_fitted(self, "model_")
+        inputs = scaled(self._inputs(X, reset=False), self.input_mean_, self.input_std_)
+        return {name: values.numpy() for name, values in self.model_.predict(inputs).items()}
+
+    def _probabilities(self, X: Any) -> dict[str, np.ndarray]:
+        predictions = self._predictions(X)
+        classes = [column for column in self._columns if isinstance(column, ClassColumn)]
+        return {column.name: column.probabilities(predictions[column.name]) for column in classes}
 
     def predict(self, X: Any) -> Any:
         """Predict classes, or numbers in the target's units.
@@ -195,7 +185,6 @@ class ColumnsEstimator(BaseEstimator):
         return self._layout.assemble(decided, index)
 
     def _true_and_predicted(self, X: Any, y: Any) -> list[tuple[str, np.ndarray, np.ndarray]]:
-        """Return the name, labels and predictions of every column."""
         _, predicted = read_target(self.predict(X))
         layout, truth = read_target(y)
         names = self._layout.names

@@ -19,10 +19,8 @@ from qmtl.tasks import Task, is_date, number_in
 class Layout:
     """The form of a target: 1-D (``flat``), 2-D (``table``) or a DataFrame (``frame``).
 
-    Attributes:
-        form: one of these three.
-        names: names of the tasks: the DataFrame's columns, or ``y0``, ``y1``, …
-        labels: the DataFrame's original column labels, or the Series's.
+    Names are those of the tasks: the DataFrame's columns, or ``y0``, ``y1``, …; labels are the
+    DataFrame's original column labels, or the Series's.
     """
 
     form: str
@@ -38,13 +36,6 @@ class Layout:
         return tuple(map(str, self.labels)) or self.names
 
     def assemble(self, columns: Sequence[np.ndarray], index: Any = None) -> Any:
-        """Put predictions into the form of the target.
-
-        Example:
-            >>> Layout("table", ("y0", "y1")).assemble([np.array([1, 2]), np.array([3, 4])])
-            array([[1, 3],
-                   [2, 4]])
-        """
         if self.form == "flat":
             return columns[0]
         if self.form == "frame":
@@ -69,7 +60,6 @@ class ClassColumn:
 
     @property
     def task(self) -> Task:
-        """The task of these classes."""
         count = len(self.classes)
         words: list[str] | None = [str(value) for value in self.classes]
         if len(set(words or ())) < count or not all(words or ()):
@@ -86,13 +76,11 @@ class ClassColumn:
         return self.task.to_targets(torch.from_numpy(codes))
 
     def probabilities(self, predicted: np.ndarray) -> np.ndarray:
-        """Return class probabilities, float64 (n, classes), from the model's predictions."""
         if predicted.ndim == 1:
             return np.stack([1 - predicted, predicted], axis=1)
         return predicted
 
     def decide(self, predicted: np.ndarray) -> np.ndarray:
-        """Return the likeliest class of each row, (n,)."""
         chosen: np.ndarray = self.classes[self.probabilities(predicted).argmax(axis=1)]
         return chosen
 
@@ -106,7 +94,6 @@ class NumberColumn:
 
     @property
     def task(self) -> Task:
-        """The regression task of this column."""
         return Task.regression(self.name)
 
     def targets(self, values: np.ndarray) -> Tensor:
@@ -129,7 +116,6 @@ class NumberColumn:
         return self.task.to_targets(numbers)
 
     def decide(self, predicted: np.ndarray) -> np.ndarray:
-        """Return the predicted numbers, (n,)."""
         return predicted
 
 
@@ -137,12 +123,7 @@ Column = ClassColumn | NumberColumn
 
 
 def missing(values: np.ndarray) -> np.ndarray:
-    """Return which values of a column are None, NaN, or pandas' missing values.
-
-    Example:
-        >>> missing(np.array([1.0, np.nan])).tolist(), missing(np.array(["a", None])).tolist()
-        ([False, True], [False, True])
-    """
+    """Return which values of a column are None, NaN, or pandas' missing values."""
     if values.dtype.kind in "fc":
         found: np.ndarray = np.isnan(values)
         return found
@@ -163,20 +144,8 @@ def class_column(
 ) -> ClassColumn:
     """Return a classification column with the classes that occur in `values`.
 
-    Args:
-        name: name of the column.
-        values: labels of the column.
-        weights: weights of the classes: a mapping, ``"balanced"``, or None, as in scikit-learn.
-        sample_weight: weights of the rows, with which ``"balanced"`` counts them; None for 1 each.
-        called: what messages call the column; None for its name.
-
-    Raises:
-        InvalidInputError: for no label or a single class, labels of types that have no common
-            order, or weights that do not fit.
-
-    Example:
-        >>> class_column("colour", np.array(["red", None, "blue"], dtype=object)).classes
-        array(['blue', 'red'], dtype=object)
+    `weights` are those of the classes, as in scikit-learn; with ``"balanced"``, rows count by
+    `sample_weight`.
     """
     called = name if called is None else called
     present = ~missing(values)
@@ -209,15 +178,7 @@ def class_column(
 
 
 def agreement(name: str, truth: np.ndarray, predicted: np.ndarray) -> np.ndarray:
-    """Return in which rows the label equals the predicted class, bool (n,).
-
-    Raises:
-        InvalidInputError: if texts are compared with numbers.
-
-    Example:
-        >>> agreement("pet", np.array(["cattle", "cat"]), np.array(["cat", "cat"])).tolist()
-        [False, True]
-    """
+    """Return in which rows the label equals the predicted class, bool (n,)."""
     # As objects, since NumPy would cut texts to the length of the predicted ones.
     left, right = _plain(truth).astype(object), predicted.astype(object)
     texts = [{isinstance(value, str) for value in values} for values in (left, right)]
@@ -231,19 +192,7 @@ def agreement(name: str, truth: np.ndarray, predicted: np.ndarray) -> np.ndarray
 
 
 def read_target(y: Any) -> tuple[Layout, list[np.ndarray]]:
-    """Return the columns of a target, and its form.
-
-    Args:
-        y: 1-D or 2-D array, list, Series or DataFrame.
-
-    Raises:
-        InvalidInputError: for another number of dimensions, no column, or repeated column names.
-
-    Example:
-        >>> layout, columns = read_target([[0, 1.5], [1, 2.5]])
-        >>> layout.names, columns[1].tolist()
-        (('y0', 'y1'), [1.5, 2.5])
-    """
+    """Return the form and the columns of a target: an array, a list, a Series or a DataFrame."""
     if hasattr(y, "iloc") and getattr(y, "ndim", 0) == 2:
         labels = tuple(y.columns)
         names = tuple(str(label) for label in labels)
@@ -273,15 +222,7 @@ def read_target(y: Any) -> tuple[Layout, list[np.ndarray]]:
 
 
 def input_problem(X: Any) -> str | None:
-    """Say what makes inputs unsuitable, and in which column; None if no text or NaN does.
-
-    Args:
-        X: a DataFrame, an array or a list of rows.
-
-    Example:
-        >>> input_problem([[1.0, "a"]]).split(";")[0]
-        "X: column 1 has the text 'a', but inputs are numbers"
-    """
+    """Say what makes inputs unsuitable, and in which column; None if no text or NaN does."""
     if hasattr(X, "iloc") and getattr(X, "ndim", 0) == 2:
         columns = [(repr(str(n)), X.iloc[:, i].to_numpy()) for i, n in enumerate(X.columns)]
     elif isinstance(X, list | tuple) or getattr(X, "dtype", np.dtype(float)).kind in "OUS":

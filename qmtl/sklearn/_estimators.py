@@ -39,11 +39,7 @@ class QuantumMultiTaskClassifier(ClassifierMixin, ColumnsEstimator):
 
     Attributes:
         classes_: the classes, sorted; for a 2-D `y` a list with one array per column.
-        model_: the trained `qmtl.MultiTaskModel`, in double precision.
-        tasks_: its tasks.
-        loss_curve_: mean training loss per epoch.
-        input_mean_, input_std_: the scale of the inputs.
-        n_features_in_, feature_names_in_, n_outputs_: as in scikit-learn.
+        {attributes}
 
     Example:
         >>> from sklearn.datasets import load_wine
@@ -56,40 +52,27 @@ class QuantumMultiTaskClassifier(ClassifierMixin, ColumnsEstimator):
     class_weight: Any = None
 
     def __sklearn_tags__(self) -> Any:
-        """Tags for binary, multiclass and multilabel targets, and for several columns of them."""
         tags = super().__sklearn_tags__()
         tags.classifier_tags.multi_label = True
         return tags
 
-    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> "QuantumMultiTaskClassifier":
-        """Train the model.
-
-        Args:
-            X: inputs (n, features), finite numbers, none missing.
-            y: labels (n,), or (n, columns) with one classification per column; of any sortable
-                type, none missing, with at least two classes.
-            sample_weight: weight of each row in losses and scales, (n,): a row of weight 2 counts
-                like two rows, a row of weight 0 not at all. It multiplies class weights. None for 1
-                each.
-
-        Raises:
-            ValueError: for unsuitable inputs or labels, or a parameter that does not fit.
-        """
-        inputs, layout, values, rows = self._read(X, y, sample_weight)
+    def _make_columns(
+        self, layout: Layout, values: Sequence[np.ndarray], weights: np.ndarray | None
+    ) -> Sequence[Column]:
         columns = []
         for name, called, column in zip(layout.names, layout.called, values, strict=True):
-            if missing(column).any() or _infinite(column):
+            infinite = column.dtype.kind == "f" and not np.isfinite(column).all()
+            if infinite or missing(column).any():
                 raise InvalidInputError(
                     f"y: column {called!r} contains NaN or infinity; for missing labels use "
                     f"MultiTaskEstimator"
                 )
-            weights = class_weight_of(self.class_weight, name, layout)
-            columns.append(class_column(name, column, weights, rows, called))
+            class_weights = class_weight_of(self.class_weight, name, layout)
+            columns.append(class_column(name, column, class_weights, weights, called))
             check_classification_targets(column)
-        self._train(inputs, layout, columns, values, rows)
         classes = [column.classes for column in columns]
         self.classes_ = classes[0] if layout.form == "flat" else classes
-        return self
+        return columns
 
     def predict_proba(self, X: Any) -> Any:
         """Return the probabilities of the classes, in the order of `classes_`.
@@ -97,12 +80,7 @@ class QuantumMultiTaskClassifier(ClassifierMixin, ColumnsEstimator):
         Returns:
             An array (n, classes); for a 2-D `y` a list with one such array per column.
         """
-        predictions = self._predictions(X)
-        found = [
-            column.probabilities(predictions[column.name])
-            for column in self._columns
-            if isinstance(column, ClassColumn)
-        ]
+        found = list(self._probabilities(X).values())
         return found[0] if self._layout.form == "flat" else found
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
@@ -124,12 +102,6 @@ class QuantumMultiTaskClassifier(ClassifierMixin, ColumnsEstimator):
 
 
 def class_weight_of(class_weight: Any, name: str, layout: Layout) -> Any:
-    """Return the value of `class_weight` for one column.
-
-    Raises:
-        InvalidInputError: if there are several columns and it is neither a word nor a mapping of
-            column names.
-    """
     if layout.form == "flat" or class_weight is None or isinstance(class_weight, str):
         return class_weight
     if not isinstance(class_weight, Mapping):
@@ -145,10 +117,6 @@ def class_weight_of(class_weight: Any, name: str, layout: Layout) -> Any:
     return weights.get(name)
 
 
-def _infinite(column: np.ndarray) -> bool:
-    return column.dtype.kind == "f" and not np.isfinite(column).all()
-
-
 class QuantumMultiTaskRegressor(RegressorMixin, ColumnsEstimator):
     """A regressor of one or several columns: a small network, then a quantum head.
 
@@ -160,11 +128,7 @@ class QuantumMultiTaskRegressor(RegressorMixin, ColumnsEstimator):
         {parameters}
 
     Attributes:
-        model_: the trained `qmtl.MultiTaskModel`, in double precision.
-        tasks_: its tasks.
-        loss_curve_: mean training loss per epoch.
-        input_mean_, input_std_: the scale of the inputs.
-        n_features_in_, feature_names_in_, n_outputs_: as in scikit-learn.
+        {attributes}
 
     `score` is R²; for several columns it is their mean.
 
@@ -176,19 +140,9 @@ class QuantumMultiTaskRegressor(RegressorMixin, ColumnsEstimator):
         (20, 3)
     """
 
-    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> "QuantumMultiTaskRegressor":
-        """Train the model.
-
-        Args:
-            X: inputs (n, features), finite numbers, none missing.
-            y: numbers (n,), or (n, columns), none missing.
-            sample_weight: weight of each row in losses and scales, (n,): a row of weight 2 counts
-                like two rows, a row of weight 0 not at all. None for 1 each.
-
-        Raises:
-            ValueError: for unsuitable inputs or targets, or a parameter that does not fit.
-        """
-        inputs, layout, values, rows = self._read(X, y, sample_weight)
+    def _make_columns(
+        self, layout: Layout, values: Sequence[np.ndarray], weights: np.ndarray | None
+    ) -> Sequence[Column]:
         columns = [NumberColumn(*pair) for pair in zip(layout.names, layout.called, strict=True)]
         for column, numbers in zip(columns, values, strict=True):
             if missing(numbers).any():
@@ -196,8 +150,7 @@ class QuantumMultiTaskRegressor(RegressorMixin, ColumnsEstimator):
                     f"y: column {column.called!r} contains NaN; for missing labels use "
                     f"MultiTaskEstimator"
                 )
-        self._train(inputs, layout, columns, values, rows)
-        return self
+        return columns
 
     def task_scores(self, X: Any, y: Any, sample_weight: Any = None) -> dict[str, float]:
         """R² of each column, by name."""
@@ -224,11 +177,7 @@ class MultiTaskEstimator(ColumnsEstimator):
     Attributes:
         kinds_: column name to kind.
         classes_: column name to its sorted classes, for the classifications.
-        model_: the trained `qmtl.MultiTaskModel`, in double precision.
-        tasks_: its tasks.
-        loss_curve_: mean training loss per epoch.
-        input_mean_, input_std_: the scale of the inputs.
-        n_features_in_, feature_names_in_, n_outputs_: as in scikit-learn.
+        {attributes}
 
     Example:
         >>> import pandas as pd
@@ -245,34 +194,19 @@ class MultiTaskEstimator(ColumnsEstimator):
     kinds: Mapping[str, str] | None = None
     class_weight: Any = field(default=None, kw_only=True)
 
-    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> "MultiTaskEstimator":
-        """Train the model.
-
-        Args:
-            X: inputs (n, features), finite numbers, none missing.
-            y: a DataFrame, whose column names name the tasks; or an array (n,) or (n, columns),
-                whose tasks are ``y0``, ``y1``, … Labels may be missing.
-            sample_weight: weight of each row in losses and scales, (n,): a row of weight 2 counts
-                like two rows, a row of weight 0 not at all. It multiplies class weights. None for 1
-                each.
-
-        Raises:
-            ValueError: for unsuitable inputs or labels, or a parameter that does not fit.
-        """
-        inputs, layout, values, rows = self._read(X, y, sample_weight)
-        kinds = self._kinds(layout, values)
-        columns: list[Column] = [
-            class_column(
-                name, column, class_weight_of(self.class_weight, name, layout), rows, called
-            )
-            if kinds[name] == "classification"
-            else NumberColumn(name, called)
-            for name, called, column in zip(layout.names, layout.called, values, strict=True)
-        ]
-        self._train(inputs, layout, columns, values, rows)
-        self.kinds_ = kinds
+    def _make_columns(
+        self, layout: Layout, values: Sequence[np.ndarray], weights: np.ndarray | None
+    ) -> Sequence[Column]:
+        self.kinds_ = self._kinds(layout, values)
+        columns: list[Column] = []
+        for name, called, column in zip(layout.names, layout.called, values, strict=True):
+            if self.kinds_[name] == "classification":
+                class_weights = class_weight_of(self.class_weight, name, layout)
+                columns.append(class_column(name, column, class_weights, weights, called))
+            else:
+                columns.append(NumberColumn(name, called))
         self.classes_ = {c.name: c.classes for c in columns if isinstance(c, ClassColumn)}
-        return self
+        return columns
 
     def _kinds(self, layout: Layout, values: Sequence[np.ndarray]) -> dict[str, str]:
         given = {} if self.kinds is None else self.kinds
@@ -300,14 +234,9 @@ class MultiTaskEstimator(ColumnsEstimator):
             Column name to (n, classes), in the order of `classes_`; for a 1-D `y` the array alone.
 
         Raises:
-            InvalidInputError: if no column is a classification.
+            InvalidInputError: no column is a classification.
         """
-        predictions = self._predictions(X)
-        found = {
-            column.name: column.probabilities(predictions[column.name])
-            for column in self._columns
-            if isinstance(column, ClassColumn)
-        }
+        found = self._probabilities(X)
         if not found:
             raise InvalidInputError("predict_proba: no column of y is a classification")
         return next(iter(found.values())) if self._layout.form == "flat" else found
@@ -320,9 +249,9 @@ class MultiTaskEstimator(ColumnsEstimator):
         """Accuracy of each classification and R² of each regression, on the rows with labels.
 
         Raises:
-            InvalidInputError: if a column has no label.
+            InvalidInputError: a column has no label.
         """
-        check_is_fitted(self, "_trained")
+        check_is_fitted(self, "model_")
         scores = {}
         columns = self._true_and_predicted(X, y)
         rows = checked_weights(sample_weight, len(columns[0][1]))

@@ -139,7 +139,7 @@ class TaskDefinition:
         """Return the task that `to_dict` described.
 
         Raises:
-            InvalidInputError: if a key is unknown or missing, or a value does not fit.
+            InvalidInputError: a key is unknown or missing, or a value does not fit.
 
         Example:
             >>> from qmtl.tasks import Task
@@ -172,22 +172,27 @@ def is_flat(task: "TaskDefinition") -> bool:
 
 def _check_task(task: "TaskDefinition") -> None:
     """Check all fields, and convert them to canonical types (ints, tuples, floats)."""
-    _check_name(task.name)
+    if not isinstance(task.name, str) or not task.name.strip() or task.name == "encoding":
+        raise InvalidInputError(
+            f"name of a task: expected a non-empty text other than 'encoding', got {task.name!r}"
+        )
     if task.kind not in METRICS:
         raise unknown_name(f"kind of task '{task.name}':", task.kind, METRICS)
     _check_n_outputs(task)
-    for field in ("class_names", "class_weights", "metric_names"):
-        object.__setattr__(task, field, _as_tuple(task, field))
-    _check_class_names(task)
-    _check_class_weights(task)
-    _check_metric_names(task)
-
-
-def _check_name(name: object) -> None:
-    if not isinstance(name, str) or not name.strip() or name == "encoding":
-        raise InvalidInputError(
-            f"name of a task: expected a non-empty text other than 'encoding', got {name!r}"
-        )
+    checks = {
+        "class_names": _check_class_names,
+        "class_weights": _check_class_weights,
+        "metric_names": _check_metric_names,
+    }
+    for field, check in checks.items():
+        values = getattr(task, field)
+        if values is None:
+            continue
+        if isinstance(values, str) or not isinstance(values, Iterable):
+            raise InvalidInputError(
+                f"{field} of task '{task.name}': expected a sequence, got {values!r}"
+            )
+        object.__setattr__(task, field, check(task, tuple(values)))
 
 
 def _check_n_outputs(task: "TaskDefinition") -> None:
@@ -202,21 +207,7 @@ def _check_n_outputs(task: "TaskDefinition") -> None:
     object.__setattr__(task, "n_outputs", int(n))
 
 
-def _as_tuple(task: "TaskDefinition", field: str) -> tuple[Any, ...] | None:
-    values = getattr(task, field)
-    if values is None:
-        return None
-    if isinstance(values, str) or not isinstance(values, Iterable):
-        raise InvalidInputError(
-            f"{field} of task '{task.name}': expected a sequence, got {values!r}"
-        )
-    return tuple(values)
-
-
-def _check_class_names(task: "TaskDefinition") -> None:
-    names = task.class_names
-    if names is None:
-        return
+def _check_class_names(task: "TaskDefinition", names: tuple[Any, ...]) -> tuple[str, ...]:
     expected = 2 if task.kind == "binary" else task.n_outputs
     texts = all(isinstance(name, str) and name for name in names)
     if len(names) != expected or len(set(names)) != expected or not texts:
@@ -224,12 +215,10 @@ def _check_class_names(task: "TaskDefinition") -> None:
             f"class_names of {task.kind} task '{task.name}': expected {expected} different "
             f"non-empty texts, got {names!r}"
         )
+    return names
 
 
-def _check_class_weights(task: "TaskDefinition") -> None:
-    weights = task.class_weights
-    if weights is None:
-        return
+def _check_class_weights(task: "TaskDefinition", weights: tuple[Any, ...]) -> tuple[float, ...]:
     if task.kind == "regression":
         raise InvalidInputError(
             f"class_weights of regression task '{task.name}': expected None, got {weights!r}"
@@ -239,23 +228,20 @@ def _check_class_weights(task: "TaskDefinition") -> None:
         numbers = tuple(float(weight) for weight in weights)
     except (TypeError, ValueError):
         numbers = ()
-    positive = all(0 < weight < math.inf for weight in numbers)
-    if len(numbers) != expected or not positive:
+    if len(numbers) != expected or not all(0 < weight < math.inf for weight in numbers):
         raise InvalidInputError(
             f"class_weights of {task.kind} task '{task.name}': expected {expected} positive "
             f"numbers, got {weights!r}"
         )
-    object.__setattr__(task, "class_weights", numbers)
+    return numbers
 
 
-def _check_metric_names(task: "TaskDefinition") -> None:
-    names, fitting = task.metric_names, METRICS[task.kind]
-    if names is None:
-        return
+def _check_metric_names(task: "TaskDefinition", names: tuple[Any, ...]) -> tuple[str, ...]:
     if not names or len(set(names)) != len(names):
         raise InvalidInputError(
             f"metrics of task '{task.name}': expected one or more different names, got {names!r}"
         )
+    fitting = METRICS[task.kind]
     for name in names:
         if name in fitting:
             continue
@@ -265,3 +251,4 @@ def _check_metric_names(task: "TaskDefinition") -> None:
                 f"choose among {', '.join(fitting)}"
             )
         raise unknown_name(f"metric of {task.kind} task '{task.name}':", name, fitting)
+    return names

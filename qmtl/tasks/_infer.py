@@ -26,7 +26,7 @@ FEW = 10
 
 
 def infer_task(name: str, values: Any, kind: str | None = None) -> Task:
-    """Infer the task that fits the labels; `qmtl.tasks` says which labels are equal.
+    """Infer the task that fits the labels; `Task.to_targets` says which labels are equal.
 
     Without a kind: two different texts or whole numbers make a binary task; more texts make a
     multiclass task (classes in sorted order), and so do the whole numbers 0..C-1; more than two
@@ -40,7 +40,7 @@ def infer_task(name: str, values: Any, kind: str | None = None) -> Task:
         kind: "binary", "multiclass" or "regression", for one column.
 
     Raises:
-        InvalidInputError: if there is no label, if the labels fit several kinds (an
+        InvalidInputError: there is no label, the labels fit several kinds (an
             `UnclearKindError`) or not the given one, or if they look like dates, ids or free text;
             the message says what to pass instead.
 
@@ -105,7 +105,6 @@ def infer_task(name: str, values: Any, kind: str | None = None) -> Task:
 
 
 def _split(name: str, distinct: Sequence[Any]) -> tuple[list[float], list[str]]:
-    """Split distinct labels into numbers and texts that are not numbers."""
     numbers, texts = [], []
     for value in distinct:
         number = number_in(value) if isinstance(value, str) else value

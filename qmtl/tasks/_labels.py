@@ -1,18 +1,4 @@
-"""Labels: one rule for which label means which class, whatever type the labels come in.
-
-* A tensor holds canonical targets: class numbers 0..C-1, 0 and 1, or numbers. Everything else (an
-  array, a list, a column of a table) holds labels.
-* A text is the class with that name. Otherwise it is missing if it is one of `MISSING_WORDS`, or
-  the number that it spells: ``"1"``, ``"1.0"`` and ``1`` are the same label. Blanks around it do
-  not count.
-* A number is the class whose name spells that number, if any class name spells a number. Otherwise
-  it is the number of the class.
-* True and False, as values or as texts in any case, are the classes of these names, if there are
-  any. Otherwise they are 1 and 0 (the texts only in binary and multilabel tasks, and if classes
-  have no names).
-* None, NaN, pandas' NA and NaT, and masked entries are missing; so is -100, except in regression.
-* Dates and times are not labels.
-"""
+"""Labels: one rule for which label means which class, whatever type the labels come in."""
 
 import datetime
 import math
@@ -120,19 +106,7 @@ def is_date(value: Any) -> bool:
 
 
 def as_labels(name: str, values: Any) -> np.ndarray:
-    """Return labels as an array of numbers or of objects, without checks or conversion.
-
-    Args:
-        name: name of the task, for messages.
-        values: array, list, tensor, masked array, or column of a table.
-
-    Raises:
-        InvalidInputError: for rows of different lengths, dates, or types that cannot be labels.
-
-    Example:
-        >>> as_labels("a", ["x", None]).dtype, as_labels("a", [1, 0]).dtype.kind
-        (dtype('O'), 'i')
-    """
+    """Return labels as an array of numbers or of objects, without checks or conversion."""
     if isinstance(values, Tensor):
         kept = values.detach().cpu()
         values = kept if kept.is_complex() else kept.to(torch.float64)
@@ -150,19 +124,16 @@ def as_labels(name: str, values: Any) -> np.ndarray:
             f"lengths or types"
         ) from error
     if array.dtype.kind in "Mm":
-        raise _no_dates(name, array.ravel()[0] if array.size else array.dtype)
+        value = array.ravel()[0] if array.size else array.dtype
+        raise InvalidInputError(
+            f"labels of task '{name}': {str(value)!r} is a date or a time, which is not a label; "
+            f"turn it into a number or a class first"
+        )
     if array.dtype.kind not in "biufO":
         raise InvalidInputError(
             f"labels of task '{name}': expected numbers or texts, got {array.dtype}"
         )
     return array
-
-
-def _no_dates(name: str, value: object) -> InvalidInputError:
-    return InvalidInputError(
-        f"labels of task '{name}': {str(value)!r} is a date or a time, which is not a label; turn "
-        f"it into a number or a class first"
-    )
 
 
 def present(targets: Tensor) -> Tensor:
@@ -176,16 +147,11 @@ def check_varied(
     """Refuse canonical targets of a single class; warn of regression targets that are all equal.
 
     A multilabel task is refused if each of its labels has a single class. Missing labels do not
-    count, and without any label nothing is said.
-
-    Args:
-        task: the task.
-        targets: its canonical targets.
-        name: what messages call the task; None for its name.
-        stacklevel: as in `warnings.warn`; 2 for the caller of the caller.
+    count, and without any label nothing is said. Messages call the task `name`, if it is given; a
+    `stacklevel` of 2 is the caller of the caller, as in `warnings.warn`.
 
     Raises:
-        InvalidInputError: if there is one class everywhere; the error names the task.
+        InvalidInputError: there is one class everywhere; the error names the task.
 
     Example:
         >>> from qmtl.tasks import Task
@@ -218,7 +184,6 @@ def check_varied(
 
 
 def to_targets(task: "Task", values: Any, rows: Sequence[Any] | None) -> Tensor:
-    """Convert labels to the form that losses and metrics expect; see `Task.to_targets`."""
     array = torch.from_numpy(read_labels(task, values, rows))
     device = values.device if isinstance(values, Tensor) else torch.device("cpu")
     if task.kind == "multiclass":
@@ -366,27 +331,20 @@ def best_constant(task: "Task", train_targets: Any, sample_weight: Any = None) -
     """Return the best constant prediction, one row for every sample; see `Task.baseline`."""
     labels = torch.from_numpy(read_labels(task, train_targets))
     weights = row_weights(sample_weight, len(labels))
-    if weights is not None:
-        labels, weights = labels[weights > 0], weights[weights > 0]
-    columns = labels.reshape(len(labels), -1)
-    empty = columns.isnan().all(dim=0)
+    rows = torch.ones(len(labels), 1) if weights is None else weights.unsqueeze(1)
+    columns = labels.reshape(len(labels), 1 if is_flat(task) else task.n_outputs)
+    own = rows.double() * ~columns.isnan()  # the weight of each label
+    empty = own.sum(dim=0) == 0
     if empty.all() or (task.kind == "regression" and empty.any()):
         raise InvalidInputError(
             f"task '{task.name}': the baseline needs at least one training label of every "
             f"target, but target {int(empty.long().argmax())} has none"
         )
     if task.kind == "multiclass":
-        known = ~columns[:, 0].isnan()
-        own = None if weights is None else weights[known]
-        classes = columns[known, 0].long()
-        counts = torch.bincount(classes, own, minlength=task.n_outputs).float()
+        classes = columns[:, 0].nan_to_num().long()
+        counts = torch.bincount(classes, own[:, 0], minlength=task.n_outputs).float()
         return counts / counts.sum()
-    if weights is None:
-        means = columns.nanmean(dim=0)
-    else:
-        rows = weights.unsqueeze(1)
-        means = (columns * rows).nansum(dim=0) / (rows * ~columns.isnan()).sum(dim=0)
-    means = means.nan_to_num(nan=0.5)
+    means = ((columns.nan_to_num() * own).sum(dim=0) / own.sum(dim=0)).nan_to_num(nan=0.5)
     if task.kind != "regression":
         means = means.float()
     return means[0] if is_flat(task) else means

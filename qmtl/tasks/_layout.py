@@ -1,9 +1,4 @@
-"""Joined tensors: the logits, targets and losses of all tasks side by side.
-
-A torch call costs microseconds whatever it computes; for a thousand small tasks, these calls are
-most of a training step. A layout stores which columns belong to which task, and processes tasks of
-one kind together.
-"""
+"""Joined tensors: the logits, targets and losses of all tasks side by side."""
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,12 +17,7 @@ if TYPE_CHECKING:
 
 
 def alike(keys: Iterable[Hashable]) -> list[list[int]]:
-    """Group the indices of equal keys, in the order of first appearance.
-
-    Example:
-        >>> alike("abba")
-        [[0, 3], [1, 2]]
-    """
+    """Group the indices of equal keys, in the order of first appearance."""
     groups: dict[Hashable, list[int]] = {}
     for place, key in enumerate(keys):
         groups.setdefault(key, []).append(place)
@@ -52,11 +42,7 @@ def _cached_layout(tasks: tuple["Task", ...]) -> "TaskLayout":
 
 
 def labelled_rows(tasks: Sequence["Task"], targets: Mapping[str, Tensor]) -> Tensor:
-    """Apply `Task.labelled` to many tasks on the same rows: bool (tasks, N).
-
-    Args:
-        tasks: the tasks.
-        targets: task name → canonical targets, see `Task.to_targets`.
+    """Apply `Task.labelled` to canonical targets of many tasks on the same rows: bool (tasks, N).
 
     Example:
         >>> from qmtl.tasks import Task
@@ -88,14 +74,18 @@ class _Columns(NamedTuple):
             return joined.index_select(1, self.anywhere)
         return joined if self.n == joined.shape[1] else joined.narrow(1, self.start, self.n)
 
+    def put(self, joined: Tensor, values: Tensor) -> None:
+        if self.anywhere is None:
+            joined[:, self.start : self.start + self.n] = values
+        else:
+            joined[:, self.anywhere] = values.to(joined.dtype)
+
 
 @dataclass(frozen=True)
 class TaskGroup:
     """Tasks of the same kind and number of outputs, all with class weights or all without.
 
     Attributes:
-        kind: kind of the tasks.
-        n_outputs: number of outputs of each task.
         tasks: indices of the tasks.
         outputs: their columns of joined logits.
         columns: their columns of joined targets.
@@ -155,7 +145,6 @@ class TaskGroup:
         return sums, counts
 
     def activation(self, logits: Tensor) -> Tensor:
-        """Predictions in the shape of the logits; regression values are still standardised."""
         if self.kind == "regression":
             return logits
         if self.kind == "multiclass":
@@ -166,6 +155,9 @@ class TaskGroup:
 
 class TaskLayout:
     """The columns of each task's outputs and targets in joined tensors.
+
+    Tasks of one kind are processed together: a torch call costs microseconds whatever it computes,
+    and with a thousand small tasks, these calls are most of a training step.
 
     Joined logits have shape (rows, outputs), in the tasks' order. Joined targets have shape (rows,
     columns): one column for binary, multiclass and single regression tasks, otherwise one per
@@ -217,10 +209,9 @@ class TaskLayout:
     def groups(self, device: torch.device) -> tuple[TaskGroup, ...]:
         """Return the tasks grouped by kind, with index tensors on the device."""
         if device not in self._on_devices:
-            order, column_of_output, task_of_column = self._indices
-            self._order = None if order is None else order.to(device)
-            self._column_of_output = (
-                None if column_of_output is None else column_of_output.to(device)
+            *maybe, task_of_column = self._indices
+            self._order, self._column_of_output = (
+                None if index is None else index.to(device) for index in maybe
             )
             self._task_of_column = task_of_column.to(device)
             groups = tuple(self._group(places, device) for places in self._places)
@@ -265,11 +256,7 @@ class TaskLayout:
             stack = torch.stack(given, 1).flatten(1)
             if not stack.is_floating_point():
                 stack = torch.where(stack < 0, torch.nan, stack.to(dtype))
-            columns = group.columns
-            if columns.anywhere is None:
-                joined[:, columns.start : columns.start + columns.n] = stack
-            else:
-                joined[:, columns.anywhere] = stack.to(dtype)
+            group.columns.put(joined, stack)
         return joined
 
     def labelled(self, targets: Tensor) -> Tensor:
@@ -305,8 +292,7 @@ class TaskLayout:
             sample_weight: weights of the rows, (rows,); None counts each row once.
 
         Returns:
-            The sum of each task's loss over its labelled entries, and what to divide it by: both
-            of shape (tasks,).
+            Each task's sum over its labelled entries, and what to divide it by: both (tasks,).
 
         Example:
             >>> from qmtl.tasks import Task
@@ -357,11 +343,7 @@ class TaskLayout:
         parts = [group.activation(group.outputs(logits)) for group in groups]
         predictions = torch.empty_like(logits)
         for group, part in zip(groups, parts, strict=True):
-            columns = group.outputs
-            if columns.anywhere is None:
-                predictions[:, columns.start : columns.start + columns.n] = part
-            else:
-                predictions[:, columns.anywhere] = part
+            group.outputs.put(predictions, part)
         return predictions
 
 

@@ -1,20 +1,18 @@
-"""Metrics: as torchmetrics objects, and as functions of many columns of predictions at once.
+"""Metrics: as torchmetrics objects, and computed for many columns of predictions at once.
 
-In the functions ``..._scores`` columns are along the first dimension and rows along the last.
-Labels are float64, NaN if missing. A metric is NaN where there is no label, or where the prediction
-of a labelled row is not finite. `w` holds the weights of the rows, None for 1 each: a row of weight
-2 counts like two equal rows. torchmetrics is imported only when it is needed.
+torchmetrics is imported only when it is needed: its import takes seconds.
 """
 
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from qmtl.errors import InvalidInputError
 from qmtl.tasks._definition import metric_names
@@ -23,6 +21,19 @@ if TYPE_CHECKING:
     from torchmetrics import MetricCollection
 
     from qmtl.tasks._task import Task
+
+ECE_BINS = 15  # as in torchmetrics
+_RANKED = ("auroc", "average_precision")
+_TORCHMETRICS = {
+    "accuracy": ("Accuracy", "micro"), "balanced_accuracy": ("Accuracy", "macro"),
+    "f1": ("F1Score", "macro"), "macro_f1": ("F1Score", "macro"),
+    "weighted_f1": ("F1Score", "weighted"), "auroc": ("AUROC", None),
+    "average_precision": ("AveragePrecision", None), "matthews": ("MatthewsCorrCoef", None),
+    "ece": ("CalibrationError", None), "r2": ("R2Score", None), "mse": ("MeanSquaredError", None),
+    "mae": ("MeanAbsoluteError", None), "pearson": ("PearsonCorrCoef", None),
+    "spearman": ("SpearmanCorrCoef", None),
+}  # fmt: skip
+"""Metric → torchmetrics' class, and its average over classes or labels."""
 
 
 @contextmanager
@@ -39,7 +50,6 @@ def harden(predictions: Tensor) -> Tensor:
 
 
 def metric_collection(task: "Task") -> "MetricCollection":
-    """Return the task's metrics as one torchmetrics object; see `Task.metrics`."""
     from torchmetrics import MetricCollection
 
     with silence():
@@ -48,191 +58,147 @@ def metric_collection(task: "Task") -> "MetricCollection":
 
 
 def _torchmetric(kind: str, n: int, name: str) -> Any:
-    """Return the torchmetrics object of one metric; `n` is the number of outputs."""
-    from torchmetrics import classification as tmc
-    from torchmetrics import regression as tmr
+    import torchmetrics
     from torchmetrics.wrappers import LambdaInputTransformer
 
-    def hard(metric: Any) -> Any:  # torchmetrics thresholds at > 0.5, `decision` at >= 0.5
-        return LambdaInputTransformer(metric, transform_pred=harden)
-
-    averages = {"f1": "macro", "macro_f1": "macro", "weighted_f1": "weighted"}
+    own, average = _TORCHMETRICS[name]
+    make = getattr(torchmetrics, own)
     if kind == "regression":
-        by_name: dict[str, Any] = {"r2": tmr.R2Score, "mse": tmr.MeanSquaredError}
-        by_name["mae"] = tmr.MeanAbsoluteError
-        outputs = {"pearson": tmr.PearsonCorrCoef, "spearman": tmr.SpearmanCorrCoef}
-        return by_name[name]() if name in by_name else outputs[name](num_outputs=n)
-    if kind == "multilabel" and n > 1:  # torchmetrics refuses a single label
-        if name == "accuracy":
-            return hard(tmc.MultilabelAccuracy(n, average="micro"))
-        if name in averages:
-            return hard(tmc.MultilabelF1Score(n, average=averages[name]))
-        ranked = {"auroc": tmc.MultilabelAUROC, "average_precision": tmc.MultilabelAveragePrecision}
-        return ranked[name](n)
-    if kind == "multiclass" or name in ("balanced_accuracy", "macro_f1", "weighted_f1"):
-        n_classes = n if kind == "multiclass" else 2
-        built: Any = {
-            "accuracy": lambda: tmc.MulticlassAccuracy(n_classes, average="micro"),
-            "balanced_accuracy": lambda: tmc.MulticlassAccuracy(n_classes, average="macro"),
-            "auroc": lambda: tmc.MulticlassAUROC(n_classes),
-            "average_precision": lambda: tmc.MulticlassAveragePrecision(n_classes),
-            "matthews": lambda: tmc.MulticlassMatthewsCorrCoef(n_classes),
-            "ece": lambda: tmc.MulticlassCalibrationError(n_classes),
-        }
-        if name in averages:
-            built[name] = lambda: tmc.MulticlassF1Score(n_classes, average=averages[name])
-        if kind == "multilabel" and name != "balanced_accuracy":
-            return hard(tmc.BinaryF1Score())
-        return built[name]() if kind == "multiclass" else hard(built[name]())
-    if name in ("accuracy", "f1", "matthews"):
-        one = {"accuracy": tmc.BinaryAccuracy, "f1": tmc.BinaryF1Score}
-        return hard(one.get(name, tmc.BinaryMatthewsCorrCoef)())
-    soft: Any = {"auroc": tmc.BinaryAUROC, "average_precision": tmc.BinaryAveragePrecision}
-    return soft.get(name, tmc.BinaryCalibrationError)()
+        return make(num_outputs=n) if name in ("pearson", "spearman") else make()
+    # torchmetrics thresholds at > 0.5, `Task.decision` at >= 0.5.
+    hard = kind != "multiclass" and name not in (*_RANKED, "ece")
+    if kind == "multilabel" and n == 1:  # torchmetrics refuses a single label
+        kind = "binary"
+    elif kind == "binary" and name in ("balanced_accuracy", "macro_f1", "weighted_f1"):
+        kind, n = "multiclass", 2
+    options: dict[str, Any] = {} if average is None else {"average": average}
+    if kind != "binary":
+        options["num_classes" if kind == "multiclass" else "num_labels"] = n
+    metric = make(task=kind, **options)
+    return LambdaInputTransformer(metric, transform_pred=harden) if hard else metric
 
 
-def binary_scores(name: str, p: Tensor, y: Tensor, w: Tensor | None = None) -> list[float]:
-    """Return each column's metric of yes-or-no labels; `p` and `y` have shape (columns, N).
+def column_scores(kind: str, name: str, p: Tensor, y: Tensor, w: Tensor) -> Tensor:
+    """Return one metric of every column, float64 (columns,).
 
-    Example:
-        >>> p, y = torch.tensor([[0.9, 0.2], [0.9, 0.2]]), torch.tensor([[1.0, 0.0], [0.0, 0.0]])
-        >>> binary_scores("auroc", p.double(), y.double())
-        [1.0, nan]
+    It is NaN where it is undefined, where no row is labelled, and where the prediction of a
+    labelled row is not finite. Predictions `p` are float64 (columns, N), with a class axis in
+    between for multiclass; labels `y` are (columns, N), NaN where missing; weights `w` are (N,): a
+    row of weight 2 counts like two equal rows.
     """
-    together = {"accuracy": _accuracy, "f1": _binary_f1, "auroc": _aurocs}
-    if w is None and name in together:
-        return _where_defined(together[name], p, y)
-    return _one_by_one("binary", name, p, y, w)
-
-
-def class_scores(name: str, p: Tensor, y: Tensor, w: Tensor | None = None) -> list[float]:
-    """Return each task's metric of classes; `p` has shape (tasks, classes, N), `y` (tasks, N).
-
-    Example:
-        >>> p = torch.eye(3).double().unsqueeze(0)
-        >>> class_scores("accuracy", p, torch.tensor([[0.0, 1.0, float("nan")]]).double())
-        [1.0]
-    """
-    if name in ("auroc", "average_precision"):
-        return [_one_against_rest(name, *task, w) for task in zip(p, y, strict=True)]
-    averages = {"f1": "macro", "macro_f1": "macro", "weighted_f1": "weighted"}
-    if w is None and name == "accuracy":
-        return _where_defined(lambda p, y: _share_equal(p.argmax(1), y), p, y)
-    if w is None and name in averages:
-        return _where_defined(lambda p, y: _class_f1(averages[name], p, y), p, y)
-    return _one_by_one("multiclass", name, p, y, w)
-
-
-def number_scores(name: str, p: Tensor, y: Tensor, w: Tensor | None = None) -> list[float]:
-    """Return each column's metric of numbers; `p` and `y` have shape (columns, N).
-
-    Example:
-        >>> number_scores("mae", torch.zeros(1, 2).double(), torch.tensor([[2.0, 4.0]]).double())
-        [3.0]
-    """
-    # torchmetrics rounds sums of squares below 1e-4 to zero.
-    together = {"r2": _r2s, "mse": _mean_squares, "mae": _mean_sizes}
-    if w is None and name in together:
-        return _where_defined(together[name], p, y)
-    return _one_by_one("regression", name, p, y, w)
-
-
-def _where_defined(score: Callable[[Tensor, Tensor], Tensor], p: Tensor, y: Tensor) -> list[float]:
-    if not y.shape[1]:
-        return [math.nan] * len(y)
-    kept = ~y.isnan()
+    kept = ~y.isnan() & (w > 0)
     finite = p.isfinite() if p.ndim == 2 else p.isfinite().all(dim=1)
     defined = kept.any(dim=1) & (finite | ~kept).all(dim=1)
-    values: list[float] = torch.where(defined, score(p, y).double(), math.nan).tolist()
-    return values
+    if not defined.any():
+        return torch.full(defined.shape, math.nan, dtype=torch.float64)
+    used = kept & finite
+    p = torch.where(used if p.ndim == 2 else used.unsqueeze(1), p, 0.0)
+    y, w = torch.where(used, y, 0.0), used * (w / w.max())
+    return torch.where(defined, _score(kind, name, p, y, w), math.nan)
 
 
-def _one_by_one(kind: str, name: str, p: Tensor, y: Tensor, w: Tensor | None) -> list[float]:
-    """Return the score of each column; rows are the last dimension."""
-    weights = torch.ones(y.shape[1]) if w is None else w
-    return [weighted_score(kind, name, *own, weights) for own in zip(p, y, strict=True)]
+def _score(kind: str, name: str, p: Tensor, y: Tensor, w: Tensor) -> Tensor:
+    """Return the metric of every column; weights are (columns, N), and 0 where a label is missing.
 
-
-def _share_equal(decided: Tensor, y: Tensor) -> Tensor:
-    return (decided == y).sum(1).double() / (~y.isnan()).sum(1)
-
-
-def _accuracy(p: Tensor, y: Tensor) -> Tensor:
-    return _share_equal(harden(p), y)
-
-
-def _binary_f1(p: Tensor, y: Tensor) -> Tensor:
-    decided = harden(p) == 1
-    return _f1(decided & (y == 1), decided & (y == 0), ~decided & (y == 1))
-
-
-def _class_f1(average: str, p: Tensor, y: Tensor) -> Tensor:
-    # Columns are (tasks, classes, N) here.
-    classes = torch.arange(p.shape[1]).unsqueeze(1)
-    decided, labels = p.argmax(1, keepdim=True) == classes, y.unsqueeze(1) == classes
-    decided = decided & ~y.isnan().unsqueeze(1)
-    found = _f1(decided & labels, decided & ~labels, ~decided & labels)
-    # As in torchmetrics and scikit-learn, classes that never occur do not count.
-    weights = labels.sum(-1) if average == "weighted" else (decided | labels).any(-1)
-    return (found * weights).sum(1) / weights.sum(1)
-
-
-def _f1(right: Tensor, too_many: Tensor, too_few: Tensor) -> Tensor:
-    """Compute F1 from true positives, false positives and false negatives; 0 if all are 0.
-
-    torchmetrics has the same function, but its import takes seconds.
+    All other entries of missing labels are 0, too.
     """
-    hits = 2 * right.sum(-1).double()
-    return hits / (hits + too_many.sum(-1) + too_few.sum(-1)).clamp(min=1)
+    if kind == "regression":
+        return _number_score(name, p, y, w)
+    if kind == "multiclass" and name in _RANKED:
+        classes = torch.arange(p.shape[1])
+        one = [_score("binary", name, p[:, c], (y == c).double(), w) for c in classes]
+        return torch.stack(one).nanmean(dim=0)
+    if name == "ece":
+        sure, right = (p, y) if kind == "binary" else (p.amax(1), p.argmax(1) == y)
+        return _calibration_error(sure.clamp(0, 1), right.double(), w)
+    if name in _RANKED:
+        positives, negatives = w * (y == 1), w * (y == 0)
+        if name == "auroc":  # the share of correctly ordered pairs (Mann-Whitney)
+            pairs = positives.sum(1) * negatives.sum(1)
+            won = torch.add(*_below(p.clamp(0, 1), negatives)) / 2
+            return (positives * won).sum(1) / pairs
+        found, every = (_below(-p.clamp(0, 1), rows)[1] for rows in (positives, w))
+        return _mean((found / every).nan_to_num(), positives)
+    return _hard_score(kind, name, p, y, w)
 
 
-def _aurocs(p: Tensor, y: Tensor) -> Tensor:
-    """Return the share of correctly ordered pairs (Mann-Whitney); NaN without a pair."""
-    # Importing SciPy's rankdata takes most of a second. A rank is the mean of the first and last
-    # places that the value could have; unlabelled rows come after all others.
-    ranked = torch.where(y.isnan(), math.inf, p.clamp(0, 1))
-    ordered = ranked.sort(dim=1).values
-    below, upto = (torch.searchsorted(ordered, ranked, right=right) for right in (False, True))
-    ranks = (below + upto + 1).double() / 2
-    positives, negatives = (y == 1).sum(1).double(), (y == 0).sum(1).double()
-    least = positives * (positives + 1) / 2
-    return (torch.where(y == 1, ranks, 0.0).sum(1) - least) / (positives * negatives)
+def _number_score(name: str, p: Tensor, y: Tensor, w: Tensor) -> Tensor:
+    if name == "mae":
+        return _mean((p - y).abs(), w)
+    if name == "mse":
+        return _mean((p - y).square(), w)
+    if name == "r2":
+        spread = _mean(_centred(y, w).square(), w)
+        return torch.where(_varied(y, w), 1 - _mean((p - y).square(), w) / spread, math.nan)
+    if name == "spearman":  # a rank is the mean of the first and last place of equal values
+        p, y = (torch.add(*_below(values, w)) / 2 for values in (p, y))
+    varied = _varied(p, w) & _varied(y, w)
+    p, y = _centred(p, w), _centred(y, w)
+    size = _mean(p.square(), w).sqrt() * _mean(y.square(), w).sqrt()
+    return torch.where(varied, _mean(p * y, w) / size, math.nan)
 
 
-def _r2s(p: Tensor, y: Tensor) -> Tensor:
-    spread = (y - y.nanmean(1, keepdim=True)).square().nansum(1)
-    low, high = y.nan_to_num(nan=math.inf).amin(1), y.nan_to_num(nan=-math.inf).amax(1)
-    return torch.where(low < high, 1 - (p - y).square().nansum(1) / spread, math.nan)
+def _hard_score(kind: str, name: str, p: Tensor, y: Tensor, w: Tensor) -> Tensor:
+    decided = harden(p) if kind == "binary" else p.argmax(1)
+    if name == "accuracy":
+        return _mean((decided == y).double(), w)
+    classes = torch.arange(2 if kind == "binary" else p.shape[1]).unsqueeze(1)
+    found, labels = decided.unsqueeze(1) == classes, y.unsqueeze(1) == classes
+    # Weights of right decisions, of decisions and of labels, each (columns, classes).
+    right, n_found, n_labels = (
+        (rows * w.unsqueeze(1)).sum(-1) for rows in (found & labels, found, labels)
+    )
+    if name == "balanced_accuracy":
+        return (right / n_labels).nanmean(1)
+    if name == "matthews":
+        total = n_labels.sum(1)
+        covariance = right.sum(1) * total - (n_found * n_labels).sum(1)
+        spreads = [total.square() - n.square().sum(1) for n in (n_found, n_labels)]
+        constant = torch.where(spreads[1] > 0, 0.0, math.nan)  # 0 for constant decisions
+        both = spreads[0].sqrt() * spreads[1].sqrt()
+        return torch.where(both > 0, covariance / both, constant)
+    f1 = (2 * right / (n_found + n_labels)).nan_to_num(nan=0.0)
+    if kind == "binary" and name == "f1":
+        return f1[:, 1]
+    # As in torchmetrics and scikit-learn, classes that never occur do not count.
+    weights = n_labels if name == "weighted_f1" else ((n_found + n_labels) > 0).double()
+    return _mean(f1, weights)
 
 
-def _mean_squares(p: Tensor, y: Tensor) -> Tensor:
-    return (p - y).square().nanmean(1)
+def _calibration_error(sure: Tensor, right: Tensor, w: Tensor) -> Tensor:
+    """Return the weighted mean over bins of |mean confidence - share of correct predictions|."""
+    # The edges are in float32 as in torchmetrics: 0.6 is on the edge between two bins.
+    edges = torch.linspace(0, 1, ECE_BINS + 1)
+    bins = torch.bucketize(sure, edges.double(), right=True) - 1
+    gaps = sure.new_zeros(len(sure), ECE_BINS + 1).scatter_add_(1, bins, w * (sure - right))
+    return gaps.abs().sum(1) / w.sum(1)
 
 
-def _mean_sizes(p: Tensor, y: Tensor) -> Tensor:
-    return (p - y).abs().nanmean(1)
+def _mean(values: Tensor, w: Tensor) -> Tensor:
+    return (values * w).sum(1) / w.sum(1)
 
 
-def _one_against_rest(name: str, p: Tensor, y: Tensor, w: Tensor | None) -> float:
-    """Average over classes for which the metric is defined; `p` has shape (classes, N)."""
-    if not p[:, ~y.isnan()].isfinite().all():
-        return math.nan
-    classes = torch.arange(len(p)).unsqueeze(1)
-    found = binary_scores(name, p, torch.where(y.isnan(), y, (y == classes).double()), w)
-    return float(torch.tensor(found, dtype=torch.float64).nanmean())
+def _centred(values: Tensor, w: Tensor) -> Tensor:
+    return values - _mean(values, w).unsqueeze(1)
 
 
-ECE_BINS = 15  # as in torchmetrics
+def _varied(values: Tensor, w: Tensor) -> Tensor:
+    """Return whether a column has two different values with weight."""
+    low, high = (torch.where(w > 0, values, end) for end in (math.inf, -math.inf))
+    return low.amin(1) < high.amax(1)
 
-Floats = np.ndarray[Any, np.dtype[np.float64]]
+
+def _below(values: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the weight of the rows below each row's value, and of those up to and at it."""
+    ordered, order = values.sort(dim=1)
+    total = pad(w.gather(1, order).cumsum(1), (1, 0))
+    places = (torch.searchsorted(ordered, values, right=right) for right in (False, True))
+    below, upto = (total.gather(1, place) for place in places)
+    return below, upto
 
 
 def row_weights(values: Any, n_rows: int) -> Tensor | None:
-    """Return weights of rows as float64 (n_rows,); None stays None.
-
-    Args:
-        values: one number for each row, or one number for all rows.
-        n_rows: number of rows.
+    """Return weights of rows, one number each or one for all: float64 (n_rows,); None stays None.
 
     Raises:
         InvalidInputError: for another shape, a weight that is negative, missing or infinite, or if
@@ -274,124 +240,3 @@ def row_weights(values: Any, n_rows: int) -> Tensor | None:
     if n_rows and not weights.any():
         raise InvalidInputError("sample_weight: every weight is zero, so that no row is left")
     return torch.from_numpy(weights)
-
-
-def weighted_score(kind: str, name: str, p: Tensor, y: Tensor, w: Tensor) -> float:
-    """Return a metric of one column, over its labelled rows with a weight above zero.
-
-    Args:
-        kind: "binary", "multiclass" or "regression".
-        name: name of the metric.
-        p: predictions, shape (N,) or (classes, N).
-        y: labels, shape (N,), NaN where missing.
-        w: weights, shape (N,).
-
-    Returns:
-        The metric; NaN where it is undefined, in the same cases as without weights.
-
-    Example:
-        >>> p, y = torch.tensor([0.9, 0.9]), torch.tensor([1.0, 0.0])
-        >>> weighted_score("binary", "accuracy", p, y, torch.tensor([3.0, 1.0]))
-        0.75
-    """
-    kept = ~y.isnan() & (w > 0)
-    p, y, w = p[..., kept], y[kept], w[kept]
-    if not len(y) or not bool(p.isfinite().all()):
-        return math.nan
-    arrays = (p.double().numpy().T, y.double().numpy(), w.double().numpy())
-    if kind == "regression":
-        return float(_NUMBERS[name](*arrays))
-    if kind == "binary" and name in ("auroc", "average_precision", "ece"):
-        probability = arrays[0].clip(0, 1)
-        return float(_RANKED[name](probability, *arrays[1:]))
-    if name == "ece":
-        sure = arrays[0].max(axis=1).clip(0, 1)
-        right = arrays[0].argmax(axis=1) == arrays[1]
-        return _calibration_error(sure, right.astype(np.float64), arrays[2])
-    hard = arrays[0] >= 0.5 if kind == "binary" else arrays[0].argmax(axis=1)
-    return _hard_score(kind, name, hard.astype(np.int64), arrays[1].astype(np.int64), arrays[2])
-
-
-def _hard_score(kind: str, name: str, decided: Any, y: Any, w: Floats) -> float:
-    from sklearn import metrics as skm
-
-    right = decided == y
-    if name == "accuracy":
-        return float(np.average(right, weights=w))
-    if name == "balanced_accuracy":
-        return float(np.mean([np.average(right[y == c], weights=w[y == c]) for c in np.unique(y)]))
-    if name == "matthews":
-        if (y == y[0]).all():
-            return math.nan
-        return float(skm.matthews_corrcoef(y, decided, sample_weight=w))
-    average = {"f1": "binary" if kind == "binary" else "macro", "macro_f1": "macro"}
-    options: Any = {"average": average.get(name, "weighted"), "zero_division": 0}
-    return float(skm.f1_score(y, decided, sample_weight=w, **options))
-
-
-def _auroc(p: Floats, y: Floats, w: Floats) -> float:
-    from sklearn.metrics import roc_auc_score
-
-    if (y == y[0]).all():
-        return math.nan
-    return float(roc_auc_score(y, p, sample_weight=w))
-
-
-def _average_precision(p: Floats, y: Floats, w: Floats) -> float:
-    from sklearn.metrics import average_precision_score
-
-    return float(average_precision_score(y, p, sample_weight=w)) if y.any() else math.nan
-
-
-def _calibration_error(sure: Floats, right: Floats, w: Floats) -> float:
-    """Return the weighted mean over bins of |mean confidence - share of correct predictions|."""
-    # The edges are in float32 as in torchmetrics: 0.6 is on the edge between two bins.
-    edges = torch.linspace(0, 1, ECE_BINS + 1)
-    bins = torch.bucketize(torch.from_numpy(sure), edges.double(), right=True) - 1
-    gaps = np.bincount(bins.numpy(), weights=w * (sure - right), minlength=ECE_BINS)
-    return float(np.abs(gaps).sum() / w.sum())
-
-
-_RANKED: dict[str, Callable[..., float]] = {
-    "auroc": _auroc, "average_precision": _average_precision, "ece": _calibration_error,
-}  # fmt: skip
-
-
-def _mean_square(p: Floats, y: Floats, w: Floats) -> float:
-    return float(np.average((p - y) ** 2, weights=w))
-
-
-def _mean_size(p: Floats, y: Floats, w: Floats) -> float:
-    return float(np.average(np.abs(p - y), weights=w))
-
-
-def _r2(p: Floats, y: Floats, w: Floats) -> float:
-    if (y == y[0]).all():
-        return math.nan
-    spread = np.average((y - np.average(y, weights=w)) ** 2, weights=w)
-    return float(1 - _mean_square(p, y, w) / spread)
-
-
-def _pearson(p: Floats, y: Floats, w: Floats) -> float:
-    if (y == y[0]).all() or (p == p[0]).all():
-        return math.nan
-    # The normalisation cancels in the quotient; numpy's default one is 0 if one weight dominates.
-    cov = np.cov(p, y, aweights=w, ddof=0)
-    return float(cov[0, 1] / math.sqrt(cov[0, 0] * cov[1, 1]))
-
-
-def _spearman(p: Floats, y: Floats, w: Floats) -> float:
-    return _pearson(_ranks(p, w), _ranks(y, w), w)
-
-
-def _ranks(values: Floats, w: Floats) -> Floats:
-    """Return each row's mean rank if every row is repeated as often as its weight says."""
-    _, place = np.unique(values, return_inverse=True)
-    weight = np.bincount(place, weights=w)
-    middle: Floats = (weight.cumsum() - weight / 2)[place]
-    return middle
-
-
-_NUMBERS: dict[str, Callable[..., float]] = {
-    "r2": _r2, "mse": _mean_square, "mae": _mean_size, "pearson": _pearson, "spearman": _spearman,
-}  # fmt: skip

@@ -11,8 +11,8 @@ from torch import Tensor
 from qmtl.errors import InvalidInputError
 from qmtl.tasks._definition import is_flat, metric_names
 from qmtl.tasks._labels import read_labels
-from qmtl.tasks._layout import TaskLayout, alike
-from qmtl.tasks._metrics import binary_scores, class_scores, number_scores, row_weights, silence
+from qmtl.tasks._layout import TaskLayout, alike, task_layout
+from qmtl.tasks._metrics import column_scores, row_weights, silence
 
 if TYPE_CHECKING:
     from qmtl.tasks._task import Task
@@ -37,7 +37,7 @@ def evaluate(
     _check_shape(task, predictions, labels)
     _check_probabilities(task, predictions)
     weights = row_weights(sample_weight, len(labels))
-    return _evaluate_alike([task], predictions.unsqueeze(0), labels.unsqueeze(0), weights)[0]
+    return evaluate_all([task], {task.name: predictions}, {task.name: labels}, weights)[task.name]
 
 
 def evaluate_all(
@@ -46,7 +46,7 @@ def evaluate_all(
     targets: Mapping[str, Tensor],
     sample_weight: Tensor | None = None,
 ) -> dict[str, dict[str, float]]:
-    """Apply `Task.evaluate` to many tasks; those of equal kind and shape run together.
+    """Apply `Task.evaluate` to many tasks on the same rows; those of equal kind run together.
 
     Args:
         tasks: the tasks.
@@ -58,7 +58,7 @@ def evaluate_all(
         Task name → metric name → value.
 
     Raises:
-        InvalidInputError: if a label or a shape does not fit; the error names the task.
+        InvalidInputError: a label or a shape does not fit; the error names the task.
 
     Example:
         >>> from qmtl.tasks import Task
@@ -67,23 +67,17 @@ def evaluate_all(
         >>> evaluate_all(tasks, predictions, {"a": torch.ones(2), "b": torch.tensor([1.0, 0.0])})
         {'a': {'accuracy': 0.5}, 'b': {'accuracy': 1.0}}
     """
-    keys = []
+    if not tasks:
+        return {}
+    given, wanted = [], []
     for task in tasks:
-        given, wanted = predictions[task.name], targets[task.name]
-        kind = (task.kind, task.n_outputs, metric_names(task))
-        keys.append((kind, given.shape, given.dtype, wanted.shape, wanted.dtype))
-    found: dict[str, dict[str, float]] = {}
-    for places in alike(keys):
-        first = tasks[places[0]]
-        size = max(1, CHUNK // max(1, predictions[first.name].numel()))
-        for start in range(0, len(places), size):
-            some = [tasks[i] for i in places[start : start + size]]
-            labels = _read_alike(some, torch.stack([targets[task.name] for task in some]))
-            _check_shape(first, predictions[first.name], labels[0])
-            given = torch.stack([predictions[task.name] for task in some])
-            scores = _evaluate_alike(some, given, labels, sample_weight)
-            found |= zip((task.name for task in some), scores, strict=True)
-    return {task.name: found[task.name] for task in tasks}
+        labels = torch.from_numpy(read_labels(task, targets[task.name]))
+        _check_shape(task, predictions[task.name], labels)
+        own = predictions[task.name].detach().to("cpu", torch.float64)
+        given.append(own.reshape(len(labels), task.n_outputs))
+        wanted.append(labels.reshape(len(labels), 1 if is_flat(task) else task.n_outputs))
+    layout = task_layout(tuple(tasks))
+    return evaluate_joined(layout, torch.cat(given, 1), torch.cat(wanted, 1), sample_weight)
 
 
 def evaluate_joined(
@@ -97,9 +91,6 @@ def evaluate_joined(
         targets: (N, columns), NaN where missing.
         sample_weight: weights of the rows, (N,); None for 1 each.
 
-    Returns:
-        Task name → metric name → value.
-
     Example:
         >>> from qmtl.tasks import Task
         >>> layout = TaskLayout([Task.binary(name, metrics=("accuracy",)) for name in "ab"])
@@ -107,35 +98,30 @@ def evaluate_joined(
         >>> evaluate_joined(layout, predictions, torch.tensor([[1.0, 1.0], [1.0, 0.0]]))
         {'a': {'accuracy': 0.5}, 'b': {'accuracy': 1.0}}
     """
-    predictions, targets = predictions.cpu().double(), targets.cpu().double()
-    weights = None if sample_weight is None else sample_weight.cpu().double()
+    predictions, targets = predictions.detach().cpu().double(), targets.cpu().double()
+    n_rows = len(predictions)
+    weights = torch.ones(n_rows) if sample_weight is None else sample_weight.cpu()
     found: dict[str, dict[str, float]] = {}
     for group in layout.groups(predictions.device):
-        n_tasks, n_rows = len(group.tasks), len(predictions)
+        n_tasks = len(group.tasks)
+        # (tasks, outputs, N) and (tasks, columns, N): metrics are computed along the last one.
         given, labels = (
-            columns(joined).unflatten(1, (n_tasks, columns.n // n_tasks)).transpose(0, 1)
+            columns(joined).T.unflatten(0, (n_tasks, columns.n // n_tasks))
             for columns, joined in ((group.outputs, predictions), (group.columns, targets))
         )
         size = max(1, CHUNK // max(1, n_rows * group.n_outputs))
         for same in alike(metric_names(layout.tasks[i]) for i in group.tasks):
             for start in range(0, len(same), size):
                 some = same[start : start + size]
-                chosen = slice(None) if len(some) == n_tasks else some
                 tasks = [layout.tasks[group.tasks[i]] for i in some]
-                scores = _evaluate_alike(tasks, given[chosen], labels[chosen], weights)
-                found |= zip((task.name for task in tasks), scores, strict=True)
+                names, own = metric_names(tasks[0]), (given[some], labels[some], weights.double())
+                with silence():
+                    values = [_scores(group.kind, name, *own).tolist() for name in names]
+                for task, scores in zip(tasks, zip(*values, strict=True), strict=True):
+                    # One NaN object for all, so that equal metrics are equal dictionaries.
+                    own_scores = (math.nan if math.isnan(score) else score for score in scores)
+                    found[task.name] = dict(zip(names, own_scores, strict=True))
     return {task.name: found[task.name] for task in layout.tasks}
-
-
-def _read_alike(tasks: Sequence["Task"], targets: Tensor) -> Tensor:
-    """Check the labels of stacked targets, (tasks, N) or (tasks, N, n_outputs)."""
-    try:
-        labels = read_labels(tasks[0], targets.flatten(0, 1))
-    except InvalidInputError:
-        for task, values in zip(tasks, targets, strict=True):
-            read_labels(task, values)  # raises an error that names the right task
-        raise
-    return torch.from_numpy(labels).reshape(*targets.shape[:2], *labels.shape[1:])
 
 
 def _check_shape(task: "Task", predictions: Tensor, labels: Tensor) -> None:
@@ -165,46 +151,16 @@ def _check_probabilities(task: "Task", predictions: Tensor) -> None:
         )
 
 
-def _evaluate_alike(
-    tasks: Sequence["Task"], predictions: Tensor, labels: Tensor, weights: Tensor | None = None
-) -> list[dict[str, float]]:
-    """Return the metrics of tasks that differ only in their names, stacked along dimension 0."""
-    first, shape = tasks[0], labels.shape[:2]
-    given = predictions.detach().to("cpu", torch.float64).reshape(*shape, first.n_outputs)
-    # Shape (tasks, outputs, N): metrics are computed along the last dimension.
-    given = given.transpose(1, 2)
-    labels = (labels if labels.ndim == 3 else labels.unsqueeze(2)).transpose(1, 2)
-    names = metric_names(first)
-    with silence():
-        values = [_scores(first.kind, name, given, labels, weights) for name in names]
-    return [dict(zip(names, own, strict=True)) for own in zip(*values, strict=True)]
-
-
-def _scores(
-    kind: str, name: str, predictions: Tensor, labels: Tensor, w: Tensor | None
-) -> list[float]:
+def _scores(kind: str, name: str, p: Tensor, y: Tensor, w: Tensor) -> Tensor:
     """Compute one metric of every task; arrays are (tasks, outputs, N), labels NaN if missing."""
     if kind == "multiclass":
-        return class_scores(name, predictions, labels[:, 0], w)
+        return column_scores(kind, name, p, y[:, 0], w)
     if kind == "multilabel" and name == "accuracy":
-        rows = None if w is None else w.repeat(predictions.shape[1])
-        return binary_scores(name, predictions.flatten(1), labels.flatten(1), rows)
-    columns = predictions.flatten(0, 1), labels.flatten(0, 1)
-    weights: list[list[float] | None] = [None] * len(labels)
-    if kind == "multilabel" and name in ("macro_f1", "weighted_f1"):
-        if name == "weighted_f1":
-            weights = list((labels if w is None else labels * w).nansum(dim=2).tolist())
-        name = "f1"
-    scores = number_scores if kind == "regression" else binary_scores
-    found = scores(name, *columns, w)
-    n = predictions.shape[1]
-    parts = [found[start : start + n] for start in range(0, len(found), n)]
-    return [_mean(own, weight) for own, weight in zip(parts, weights, strict=True)]
-
-
-def _mean(scores: Sequence[float], weights: Sequence[float] | None = None) -> float:
-    """Return the mean of the scores that are defined."""
-    pairs = zip(scores, weights or [1.0] * len(scores), strict=True)
-    kept = [(score, weight) for score, weight in pairs if not math.isnan(score)]
-    total = sum(weight for _, weight in kept)
-    return sum(score * weight for score, weight in kept) / total if total > 0 else math.nan
+        return column_scores("binary", name, p.flatten(1), y.flatten(1), w.repeat(p.shape[1]))
+    one = "regression" if kind == "regression" else "binary"
+    per_output = "f1" if kind == "multilabel" and name.endswith("f1") else name
+    found = column_scores(one, per_output, p.flatten(0, 1), y.flatten(0, 1), w).view(p.shape[:2])
+    if kind == "multilabel" and name == "weighted_f1":
+        positives = (y * w).nansum(2)
+        return (found * positives).nansum(1) / (positives * ~found.isnan()).sum(1)
+    return found.nanmean(1)

@@ -35,7 +35,7 @@ class Task(TaskDefinition):
             defaults.
 
     Raises:
-        InvalidInputError: if a value does not fit; the error names it and what was expected.
+        InvalidInputError: a value does not fit; the error names it and what was expected.
 
     Example:
         >>> Task.multiclass("emotion", 9).metric_names is None, Task.binary("cola").main_metric
@@ -65,27 +65,28 @@ class Task(TaskDefinition):
     def to_targets(self, values: Any, *, rows: Sequence[Any] | None = None) -> Tensor:
         """Check labels and convert them to the form that losses and metrics expect.
 
-        A text is the class with that name. Otherwise it is missing if it is a word for missing (as
-        in `pandas.read_csv`: NA, null, None, ...), or the number that it spells: "1", "1.0" and 1
-        are the same. A number is the class whose name spells it, if a class name spells a number
-        (names "1", "2", "3"). Otherwise it is the number of the class, from 0.
+        A text is the class with that name; otherwise it is missing if it is one of `MISSING_WORDS`,
+        or the number that it spells: "1", "1.0" and 1 are the same label. Blanks around it do not
+        count. A number is the class whose name spells it, if a class name spells a number (names
+        "1", "2", "3"); otherwise it is the number of the class, from 0. True and False, as values
+        or as texts in any case, are the classes of these names, if there are any; otherwise they
+        are 1 and 0 (the texts only in binary and multilabel tasks without class names). Missing are
+        also None, NaN, NA, NaT, masked entries and, except in regression, -100.
 
         Args:
-            values: array, list, masked array or column of labels, (N,), (N, 1) or (N, n_outputs).
-                Missing labels are None, NaN, NA, and (except for regression) -100. A tensor must
-                hold targets in the returned form: its numbers are not looked up among the class
+            values: array, list, masked array or column of labels, (N,), (N, 1) or (N, n_outputs);
+                or a tensor in the returned form, whose numbers are not looked up among the class
                 names.
             rows: names of the rows for error messages; None counts from 0.
 
         Returns:
             For binary, float32 (N,) in {0, 1, NaN}; for multiclass, int64 (N,) in 0..C-1 or -100;
             for multilabel, float32 (N, L) in {0, 1, NaN}; for regression, float64 (N,), or (N, n)
-            for several targets, finite or NaN (losses convert them to the logits' type once they
-            are standardised). The result is on the device of `values` if that is a tensor.
+            for several targets, finite or NaN. The device is that of `values`, if it is a tensor.
 
         Raises:
-            InvalidInputError: for a wrong shape, a label out of range (the error names its row), or
-                a date.
+            InvalidInputError: a shape does not fit, a label is out of range (the error names its
+                row), or is a date.
 
         Example:
             >>> Task.binary("a").to_targets([1, None, 0])
@@ -116,17 +117,17 @@ class Task(TaskDefinition):
         Args:
             logits: (B, n_outputs).
             targets: canonical, see `to_targets`; regression targets already standardised.
-            sample_weight: weights of the rows, (B,): a row of weight 2 counts like two rows. They
-                multiply class weights. None for 1 each.
+            sample_weight: weights of the rows, (B,), which multiply class weights; None for 1 each.
 
         Returns:
-            Two 0-dim tensors: the (weighted) sum and the normaliser. The normaliser is the number
-            of labelled entries, or for weighted multiclass tasks the sum of the class weights of
-            the labelled rows, as in torch; each entry counts by its row's weight. Both are 0
-            without labels. A missing label never makes them or their gradients NaN.
+            Two 0-dim tensors, 0 without labels: the sum and the normaliser, which is the number of
+            labelled entries, or for weighted multiclass tasks the sum of the class weights of
+            the labelled rows, as in torch; each entry counts by its row's weight. A missing label
+            never
+            makes them or their gradients NaN.
 
         Raises:
-            InvalidInputError: if the shapes do not fit; the error names both.
+            InvalidInputError: the shapes do not fit.
 
         Example:
             >>> import torch
@@ -151,7 +152,7 @@ class Task(TaskDefinition):
         """Return the mean loss over the labelled entries, 0-dim. Arguments as in `loss_terms`.
 
         Raises:
-            InvalidInputError: if there is no label at all, or the shapes do not fit.
+            InvalidInputError: there is no label at all, or the shapes do not fit.
 
         Example:
             >>> import torch
@@ -237,9 +238,8 @@ class Task(TaskDefinition):
         """Return the metrics as a `torchmetrics.MetricCollection`, which accumulates over batches.
 
         Its inputs are predictions in the form of `activation` and targets *without* missing labels
-        (int64 for classes). `evaluate` handles missing labels and undefined metrics; this object
-        follows torchmetrics' conventions. With several regression targets, pearson and spearman
-        give one value per target.
+        (int64 for classes); where metrics are undefined, it follows torchmetrics' conventions. With
+        several regression targets, pearson and spearman give one value per target.
 
         Example:
             >>> import torch
@@ -262,13 +262,14 @@ class Task(TaskDefinition):
                 two rows, a row of weight 0 not at all. None for 1 each.
 
         Returns:
-            metric name → value; NaN if the metric is undefined (no labels, only one class for auroc
-            and matthews, constant values for pearson) or a prediction is not finite. A metric that
-            averages over classes, labels or targets averages over those for which it is defined.
+            Metric name → value; NaN if it is undefined (no labels, one class for auroc and
+            matthews,
+            constant values for pearson) or a prediction is not finite. Averages are over the
+            classes,
+            labels or targets for which a metric is defined.
 
         Raises:
-            InvalidInputError: if the shapes do not fit (the error names both), or a probability is
-                not in [0, 1].
+            InvalidInputError: the shapes do not fit, or a probability is not in [0, 1].
 
         Example:
             >>> Task.binary("a").evaluate([0.9, 0.2, 0.4], [1, 0, None])
@@ -284,11 +285,12 @@ class Task(TaskDefinition):
             sample_weight: weights of the rows, see `evaluate`.
 
         Returns:
-            One row in the form that `activation` returns: 0-dim, or (n_outputs,); float64 for
-            regression. A label of a multilabel task that has no training label gets 0.5.
+            One row in the form of `activation`: 0-dim, or (n_outputs,); float64 for regression. A
+            label
+            of a multilabel task without any training label gets 0.5.
 
         Raises:
-            InvalidInputError: if a task or a regression target has no label to learn from.
+            InvalidInputError: a task or a regression target has no label to learn from.
 
         Example:
             >>> Task.multiclass("a", 3).baseline([0, 2, 2, None])
@@ -301,8 +303,7 @@ def check_tasks(tasks: Iterable[Task]) -> tuple[Task, ...]:
     """Check that there are tasks and that no two share a name; return them as a tuple.
 
     Raises:
-        InvalidInputError: for no task, an object that is not a Task, or a duplicate (the error
-            names both positions).
+        InvalidInputError: for no task, an object that is not a Task, or a name used twice.
 
     Example:
         >>> len(check_tasks([Task.binary("a"), Task.regression("b")]))
@@ -331,14 +332,11 @@ def chosen_tasks(
 ) -> tuple[str, ...]:
     """Return the names of the requested tasks, in that order; None means all known tasks.
 
-    Args:
-        names: the requested names.
-        known: the names that exist.
-        what: what an error calls an unknown name.
-        least: the least number of names.
+    Errors call an unknown name `what`.
 
     Raises:
-        InvalidInputError: for a string, an unknown name, a name that comes twice, or too few names.
+        InvalidInputError: for a string, an unknown name, a name that comes twice, or fewer than
+            `least`.
 
     Example:
         >>> chosen_tasks(["b"], ["a", "b"]), chosen_tasks(None, ["a", "b"])
@@ -360,7 +358,6 @@ def chosen_tasks(
 
 
 def _check_logits(task: Task, logits: Tensor) -> None:
-    """Raise if logits are not (batch, n_outputs)."""
     if logits.ndim != 2 or logits.shape[1] != task.n_outputs:
         raise InvalidInputError(
             f"task '{task.name}': logits have shape {tuple(logits.shape)}, "
@@ -369,7 +366,6 @@ def _check_logits(task: Task, logits: Tensor) -> None:
 
 
 def _check_shapes(task: Task, logits: Tensor, targets: Tensor) -> None:
-    """Raise if logits are not (batch, n_outputs), or targets are not canonical for these rows."""
     _check_logits(task, logits)
     expected = logits.shape[:1] if is_flat(task) else logits.shape
     if targets.shape != expected or targets.is_floating_point() == (task.kind == "multiclass"):

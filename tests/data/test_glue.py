@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from qmtl.data import embed_texts, glue, glue_rows, pair_features
-from qmtl.data._glue import GLUE_TASKS, check_glue_folder
+from qmtl.data._glue import GLUE_TASKS
 from qmtl.errors import InvalidInputError
 
 # Rows and label counts (class 0, class 1, ...) of the real files; None: a score.
@@ -176,7 +176,7 @@ class TestMissingFiles:
         with pytest.raises(InvalidInputError, match=r"GLUE: there is no folder .*nowhere"):
             glue(folder / "nowhere", embed=embed)
         with pytest.raises(InvalidInputError, match=r"train\.tsv is a file, not a folder"):
-            check_glue_folder(folder / "CoLA" / "train.tsv", ["CoLA"])
+            glue(folder / "CoLA" / "train.tsv", ["CoLA"], embed)
 
 
 class TestEmbeddings:

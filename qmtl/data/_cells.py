@@ -1,0 +1,202 @@
+"""Cells of a table's columns as numbers, texts, dates or categories, whatever type they have."""
+
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from qmtl.errors import InvalidInputError
+from qmtl.tasks import MISSING_WORDS, is_missing, number_in, number_text, truth_word
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+# Numbers with groups of three digits and a decimal mark: 1,234.5 or 1.234,5; groups may also be
+# separated by apostrophes and kinds of spaces.
+_POINT = re.compile(r"[+-]?[1-9]\d{0,2}(?:([,'\u2019\u00a0\u202f ])\d{3})(?:\1\d{3})*(?:\.\d*)?")
+_COMMA = re.compile(
+    r"[+-]?(?:\d+|[1-9]\d{0,2}(?:([.'\u2019\u00a0\u202f ])\d{3})(?:\1\d{3})*)?(?:,\d*)?"
+    r"(?:[eE][+-]?\d+)?"
+)
+# Every number fits this, and few other texts do.
+_MAYBE_NUMBER = re.compile(r"[\s\d+\-.,'\u2019eE]*|\s*[+-]?(inf|infinity)\s*", re.IGNORECASE)
+
+DAY = 86400.0
+
+
+def is_number_type(dtype: Any) -> bool:
+    """Return whether a column of this type holds numbers, truth values or durations, no texts."""
+    from pandas.api import types
+
+    if types.is_complex_dtype(dtype):
+        return False
+    return bool(types.is_numeric_dtype(dtype) or dtype.kind in "bm")
+
+
+def column_numbers(
+    table: "pd.DataFrame",
+    names: Sequence[str],
+    decimal: str | None = None,
+    *,
+    truths: bool = False,
+) -> np.ndarray:
+    """Return columns as float64 (N, columns), NaN where missing; durations are in days.
+
+    `decimal` is the decimal mark of texts, None to find the one that fits; with `truths`, the texts
+    true and false are 1 and 0 in a column without numbers, as truth values are. An error gives the
+    row, column and text of a cell that is no finite number.
+    """
+    dtypes = table.dtypes
+    plain = [place for place, name in enumerate(names) if dtypes[name].kind in "biuf"]
+    # All columns at once: a table may have many thousands.
+    numbers = table[[names[place] for place in plain]]
+    block: np.ndarray = numbers.to_numpy(dtype=np.float64, na_value=np.nan, copy=True)
+    if len(plain) < len(names):
+        every = np.empty((len(table), len(names)))
+        every[:, plain] = block
+        block = every
+    for place in sorted(set(range(len(names))) - set(plain)):
+        block[:, place] = _numbers(table[names[place]], decimal, truths=truths)
+    bad = np.isinf(block)
+    if bad.any():
+        row, place = map(int, np.argwhere(bad)[0])
+        raise InvalidInputError(
+            f"row {table.index[row]}, column '{names[place]}': expected a finite number, got "
+            f"{str(table[names[place]].iloc[row])!r}"
+        )
+    return block
+
+
+def _numbers(column: "pd.Series", decimal: str | None, *, truths: bool) -> np.ndarray:
+    if column.dtype.kind == "m":
+        return np.asarray(column.dt.total_seconds(), dtype=np.float64) / DAY
+    if is_number_type(column.dtype):
+        return np.asarray(column.to_numpy(dtype=np.float64, na_value=np.nan))
+    texts, codes = column_texts(column)
+    numbers = text_numbers(str(column.name), texts, decimal)
+    if truths and not numbers:
+        words = {text: truth_word(text) for text in texts}
+        numbers = {text: float(word == "true") for text, word in words.items() if word}
+    values = np.array([numbers.get(text, np.inf) for text in texts] + [np.nan])
+    found: np.ndarray = values[codes]
+    return found
+
+
+def column_texts(column: "pd.Series") -> tuple[list[str], np.ndarray]:
+    """Return a column's distinct values as texts, and each row's index into them, -1 if missing.
+
+    Numbers are written in the form of class names: 1.0 is "1".
+    """
+    import pandas as pd
+
+    try:
+        codes, values = pd.factorize(column)
+    except TypeError:  # cells that cannot be compared, such as lists
+        codes, values = pd.factorize(column.map(str))
+    values = np.asarray(values, dtype=object).tolist()
+    if set(map(type, values)) <= {str}:
+        texts = list(map(str.strip, values))
+        if MISSING_WORDS.isdisjoint(texts) and len(set(texts)) == len(texts):
+            return texts, codes
+    found: dict[str, int] = {}
+    places = np.empty(len(values) + 1, dtype=np.int64)
+    places[-1] = -1  # pandas' code for missing values is -1
+    for place, value in enumerate(values):
+        if is_missing(value):
+            places[place] = -1
+            continue
+        is_number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+        text = number_text(float(value)) if is_number else str(value).strip()
+        places[place] = found.setdefault(text, len(found))
+    return list(found), places[codes]
+
+
+def text_numbers(name: str, texts: Sequence[str], decimal: str | None = None) -> dict[str, float]:
+    """Read the texts that spell a number; the column decides between 1,234.5 and 1.234,5.
+
+    `decimal` is the decimal mark, None to find the one that fits all texts. It is an error if a
+    comma could be a decimal mark or a separator of groups of digits.
+
+    Example:
+        >>> text_numbers("x", ["1,5", "1.234,0", "7"])
+        {'1,5': 1.5, '1.234,0': 1234.0, '7': 7.0}
+        >>> text_numbers("x", ["1,234.5", "n.b."])
+        {'1,234.5': 1234.5}
+    """
+    given, texts = len(texts), list(filter(_MAYBE_NUMBER.fullmatch, texts))
+    if decimal != "," and len(texts) == given:
+        try:  # all at once, which works for most columns of numbers
+            plain = np.array(texts, dtype=object).astype(np.float64)
+        except ValueError:
+            plain = np.array([np.nan])
+        if not np.isnan(plain).any():
+            return dict(zip(texts, plain.tolist(), strict=True))
+    readers = {".": [number_in, _with_point], ",": [_with_comma, number_in]}
+    ways = []
+    for reader in readers[decimal] if decimal else (number_in, _with_point, _with_comma):
+        pairs = ((text, reader(text)) for text in texts)
+        ways.append({text: number for text, number in pairs if number is not None})
+    best = max(ways, key=len)  # the first of several equally good ones
+    if decimal is None and len(ways[1]) == len(ways[2]) == len(best) > len(ways[0]):
+        text = next(text for text in texts if text not in ways[0] and text in best)
+        if ways[1] != ways[2]:
+            raise InvalidInputError(
+                f"column '{name}': {text!r} may be {ways[1].get(text)} or {ways[2].get(text)}; say "
+                f"which with decimal='.' or decimal=','"
+            )
+    return best
+
+
+def _with_point(text: str) -> float | None:
+    match = _POINT.fullmatch(text)
+    return number_in(text.replace(match[1], "")) if match else number_in(text)
+
+
+def _with_comma(text: str) -> float | None:
+    match = _COMMA.fullmatch(text)
+    if not match:
+        return None
+    return number_in((text.replace(match[1], "") if match[1] else text).replace(",", "."))
+
+
+def column_dates(column: "pd.Series", text_format: str) -> np.ndarray:
+    """Return a column of dates in days since 1970, float64 (N,), NaN where missing."""
+    import pandas as pd
+
+    if isinstance(column.dtype, pd.PeriodDtype):
+        column = column.dt.to_timestamp()
+    if pd.api.types.is_datetime64_any_dtype(column.dtype):
+        stamps, codes = column, np.arange(len(column))
+    else:
+        texts, codes = column_texts(column)
+        read = pd.to_datetime(pd.Series(texts, dtype=object), format=text_format, errors="coerce",
+                              utc=True)  # fmt: skip
+        bad = np.flatnonzero(read.isna().to_numpy())
+        if len(bad):
+            row = int(np.flatnonzero(codes == bad[0])[0])
+            raise InvalidInputError(
+                f"row {column.index[row]}, column '{column.name}': expected a date as in the "
+                f"training data ({text_format}), got {texts[bad[0]]!r}"
+            )
+        stamps = read
+    # In microseconds, which reach far beyond the year 9999, unlike nanoseconds.
+    utc = pd.to_datetime(stamps, utc=True).to_numpy("datetime64[us]")
+    days = (utc - np.datetime64(0, "us")) / np.timedelta64(1, "D")
+    found: np.ndarray = np.append(days, np.nan)[codes]
+    return found
+
+
+def category_places(texts: Sequence[str], categories: Sequence[str]) -> np.ndarray:
+    """Return each text's category, -1 if none; 1 and 1.0, and true and True, are equal."""
+    exact = {text: place for place, text in enumerate(categories)}
+    numbers = {number_in(text): place for text, place in exact.items()}
+    truths = {truth_word(text): place for text, place in exact.items() if truth_word(text)}
+
+    def place(text: str) -> int:
+        if text in exact:
+            return exact[text]
+        number = number_in(text)
+        return truths.get(truth_word(text), -1) if number is None else numbers.get(number, -1)
+
+    return np.array(list(map(place, texts)), dtype=np.int64)
