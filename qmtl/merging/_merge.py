@@ -24,8 +24,7 @@ from qmtl.merging._parts import (
     set_shared,
     shared_state,
 )
-from qmtl.methods import evaluating
-from qmtl.model import MultiTaskModel, called_with
+from qmtl.model import MultiTaskModel, called_with, evaluating
 
 ANGLES = ("encoding", "blocks")
 

@@ -1,7 +1,6 @@
 from ._adversarial import Adversarial as Adversarial
 from ._adversarial import Attack as Attack
 from ._adversarial import attacked_split as attacked_split
-from ._adversarial import evaluating as evaluating
 from ._affinity import Affinity as Affinity
 from ._affinity import affinity as affinity
 from ._agreement import Agreement as Agreement

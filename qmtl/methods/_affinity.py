@@ -1,9 +1,4 @@
-"""Gradient affinity: how far two tasks' gradients agree, and whether there is enough evidence.
-
-The cosine of two tasks' gradients says how they are related only if it is computed on rows that
-have both labels. This is always done here; the number of such rows decides whether there is
-evidence.
-"""
+"""Gradient affinity: how far two tasks' gradients agree, and whether there is enough evidence."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,9 +11,8 @@ from torch import Tensor
 
 from qmtl.data import MultiTaskData
 from qmtl.errors import InvalidInputError, check_integer, unknown_name
-from qmtl.methods._adversarial import evaluating
 from qmtl.methods._gradients import LossesOfRows
-from qmtl.model import MultiTaskModel
+from qmtl.model import MultiTaskModel, evaluating
 from qmtl.plotting import axes_or_new, plain
 from qmtl.tasks import Task, labelled_rows
 
@@ -159,13 +153,13 @@ def affinity(
     """Compute the cosine of every two tasks' gradients on the rows that have labels of both.
 
     The model is evaluated without dropout, and does not change; train it first, since the gradients
-    of random heads say nothing of the tasks. By default, the rows are ones that were not trained
-    on. Each interval is for one pair: of many unrelated pairs, some 5% exclude zero.
+    of random heads say nothing of the tasks. Each interval is for one pair: of many unrelated
+    pairs, some 5% exclude zero.
 
     Args:
-        model: the model, with encoder and head.
+        model: the model.
         data: data whose tasks are among the model's.
-        split: the split whose rows to use.
+        split: the split whose rows to use; those of ``validation`` were not trained on.
         of: what is differentiated. ``"labels"``: the product of labels and logits,
             ``Σ (y - ȳ)·logit``, which shows how each task uses the encoder whenever it has learned
             something. ``"losses"``: the losses, which show whether tasks help or hinder each other
@@ -239,25 +233,15 @@ def affinity(
         place = {task: number for number, task in enumerate(numbers)}
         for i, j in places:
             found[i, j] = _cosines(gradients.products(place[i], place[j], counts))
+    names = tuple(task.name for task in tasks)
     table = []
     for i, j in pairs:
         shared, either = (labelled[i] & labelled[j]).sum(), (labelled[i] | labelled[j]).sum()
         overlap = float(shared / either) if either else 0.0
-        cosine, low, high = found[i, j]
-        table.append(
-            {
-                "first": tasks[i].name,
-                "second": tasks[j].name,
-                "shared_rows": int(shared),
-                "overlap": overlap,
-                "cosine": cosine,
-                "low": low,
-                "high": high,
-                "verdict": _verdict(overlap, cosine, low, high),
-            }
-        )
+        verdict = _verdict(overlap, *found[i, j])
+        table.append((names[i], names[j], int(shared), overlap, *found[i, j], verdict))
     columns = ["first", "second", "shared_rows", "overlap", "cosine", "low", "high", "verdict"]
-    return Affinity(tuple(task.name for task in tasks), pd.DataFrame(table, columns=columns), by)
+    return Affinity(names, pd.DataFrame(table, columns=columns), by)
 
 
 def _verdict(overlap: float, cosine: float, low: float, high: float) -> str:
@@ -283,11 +267,11 @@ class _ByParameters:
         self.parameters = losses.model.shared_parameters()
         support = _support(self._gradients(torch.cat(list(blocks))))
         every, some = support.all(0), support.any(0) & ~support.all(0)
-        sketch = _Sketch(int(every.sum()), seed)
         found = []
         for rows in blocks:
             gradients = self._gradients(rows)
-            found.append(torch.cat([sketch(gradients[:, every]), gradients[:, some]], 1))
+            common = _sketched(gradients[:, every], seed)
+            found.append(torch.cat([common, gradients[:, some]], 1))
         self.gradients = torch.stack(found, 1)
         n_common = self.gradients.shape[2] - int(some.sum())
         self.support = torch.cat([support.new_ones(len(tasks), n_common), support[:, some]], 1)
@@ -329,9 +313,7 @@ def _each(losses: Tensor, inputs: Sequence[Tensor]) -> Tensor:
     """Return the gradients of several losses, each as a flat vector: (losses, numbers)."""
     rows = []
     for loss in losses:
-        parts = torch.autograd.grad(
-            loss, inputs, retain_graph=True, allow_unused=True, materialize_grads=True
-        )
+        parts = torch.autograd.grad(loss, inputs, retain_graph=True, materialize_grads=True)
         rows.append(torch.cat([part.flatten() for part in parts]))
     return torch.stack(rows)
 
@@ -354,24 +336,17 @@ def _cosines(products: Sequence[np.ndarray]) -> tuple[float, float, float]:
     return float(cosines[0]), float(low), float(high)
 
 
-class _Sketch:
-    """Count sketch: sums entries with random signs in random buckets.
+def _sketched(vectors: Tensor, seed: int) -> Tensor:
+    """Shorten long vectors, (any number, n), by a count sketch: signed sums in random buckets.
 
     Inner products are preserved on average, with an error of about 1/sqrt(`SKETCH`) of the vectors'
     lengths (Charikar, Chen and Farach-Colton, 2002).
     """
-
-    def __init__(self, n: int, seed: int) -> None:
-        self.n = n
-        if n > SKETCH:
-            generator = torch.Generator().manual_seed(seed)
-            self.buckets = torch.randint(SKETCH, (n,), generator=generator)
-            self.signs = torch.randint(2, (n,), generator=generator) * 2 - 1
-
-    def __call__(self, vectors: Tensor) -> Tensor:
-        """Sketch vectors, shape (any number, n), unless they are short enough already."""
-        if self.n <= SKETCH:
-            return vectors
-        signs, buckets = self.signs.to(vectors.device), self.buckets.to(vectors.device)
-        sketched = vectors.new_zeros(len(vectors), SKETCH)
-        return sketched.index_add_(1, buckets, vectors * signs)
+    n, device = vectors.shape[1], vectors.device
+    if n <= SKETCH:
+        return vectors
+    generator = torch.Generator().manual_seed(seed)
+    buckets = torch.randint(SKETCH, (n,), generator=generator)
+    signs = torch.randint(2, (n,), generator=generator) * 2 - 1
+    sketched = vectors.new_zeros(len(vectors), SKETCH)
+    return sketched.index_add_(1, buckets.to(device), vectors * signs.to(device))

@@ -1,9 +1,4 @@
-"""The interface between a method and a training step: options, hooks, and the hooks' arguments.
-
-A method is a small module beside the model. `qmtl.training` calls the hooks that its class defines,
-in this order: in each step `change_batch`, `logits`, `loss_terms`, `losses`, `extra_loss`,
-`gradients`, `before_step`, `after_step`; once per epoch `epoch_end` and `metrics`.
-"""
+"""The interface between a method and a training step: options, hooks, and the hooks' arguments."""
 
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
@@ -128,19 +123,19 @@ class Step(Protocol):
 
         Args:
             losses: losses of these rows, from which a scalarizer computes the weights of the rows.
-            rows: for each parameter its rows, (present, *its shape), summed over processes.
-
-        Returns:
-            A gradient for each parameter, in its shape.
+            rows: for each parameter its rows, (present, *its shape), summed over processes; the
+                result has a gradient in its shape.
         """
 
 
 class Method(nn.Module):
-    """A method at work. Every hook is optional; a hook that is not defined costs nothing.
+    """A method at work: a small module beside the model, whose hooks a training calls.
 
-    Its buffers and parameters are saved in the run's checkpoints, and other state by torch's
-    ``get_extra_state`` and ``set_extra_state``. The run's optimiser steps the parameters in
-    `trained`.
+    In each step these are `change_batch`, `logits`, `loss_terms`, `losses`, `extra_loss`,
+    `gradients`, `before_step` and `after_step`, in this order; once per epoch `epoch_end` and
+    `metrics`. A hook that the class does not define costs nothing. Buffers and parameters are saved
+    in the run's checkpoints, and other state by torch's ``get_extra_state`` and
+    ``set_extra_state``. The run's optimiser steps the parameters in `trained`.
     """
 
     needs_features: ClassVar[bool] = False
@@ -234,12 +229,9 @@ class MethodSection(Section):
 
     @abstractmethod
     def build(self, model: MultiTaskModel, tasks: Sequence[Task], seed: int) -> Method:
-        """Build the method for a model.
+        """Build the method for a model and the tasks that are trained.
 
-        Args:
-            model: the model that is trained.
-            tasks: the tasks that are trained.
-            seed: seed of all random numbers that are drawn before training.
+        The seed is for random numbers that are drawn before training.
 
         Raises:
             InvalidInputError: if the method does not suit model and tasks.
@@ -250,7 +242,7 @@ class MethodSection(Section):
         table = handler(self)
         others = [name for name in table if name != self.short]
         fields = type(self).model_fields
-        if not all(getattr(self, name) == fields[name].default for name in others):
+        if any(getattr(self, name) != fields[name].default for name in others):
             return table
         value = table.get(self.short)
         return value if value is not None else table if others else True

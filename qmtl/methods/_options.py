@@ -58,9 +58,8 @@ class MethodOptions(Section):
     def _together(self) -> "MethodOptions":
         for name, method in self.methods().items():
             for other in method.excludes:
-                default = type(self).model_fields[other].default
-                if getattr(self, other) != default:
-                    given = getattr(self, other)
+                given = getattr(self, other)
+                if given != type(self).model_fields[other].default:
                     value = "" if isinstance(given, Section) else f" = {given!r}"
                     raise ValueError(f"{name} does not go together with {other}{value}")
             method.check(self)
@@ -87,10 +86,8 @@ class MethodOptions(Section):
 
 def _table(value: Any, section: type[MethodSection]) -> Any:
     """Convert a value that a key may hold instead of a table."""
-    if value is False:
-        return None
-    if value is True:
-        return {}
+    if isinstance(value, bool):
+        return {} if value else None
     if value is None or isinstance(value, Mapping | MethodSection) or section.short is None:
         return value
     return {section.short: value}

@@ -1,6 +1,6 @@
 """Saliency: terms that separate, or align, the tasks' gradients with respect to features."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -78,11 +78,11 @@ class Saliency(MethodSection):
                 raise InvalidInputError(
                     f"saliency needs exact values, got the simulator {simulator!r}"
                 )
-        cones = None
+        seen: dict[str, Sequence[int]] = dict.fromkeys(names, range(head.n_features))
         if isinstance(head, QuantumHead):
-            whole = cone_columns(head.circuit)
-            cones = {name: whole[name] for name in names}
-        return _SaliencyTerms(self, names, head.n_features, cones)
+            cones = cone_columns(head.circuit)
+            seen = {name: cones[name] for name in names}
+        return _SaliencyTerms(self, seen, head.n_features)
 
 
 class _SaliencyTerms(Method):
@@ -91,24 +91,17 @@ class _SaliencyTerms(Method):
     """Which features each task depends on, bool (tasks, features)."""
 
     def __init__(
-        self,
-        options: Saliency,
-        names: Sequence[str],
-        n_features: int,
-        cones: dict[str, list[int]] | None,
+        self, options: Saliency, columns: Mapping[str, Sequence[int]], n_features: int
     ) -> None:
         super().__init__()
-        self.options = options
-        groups = [[name] for name in names] if cones is None else tasks_apart(cones)
-        self.groups = [[names.index(name) for name in group] for group in groups]
-        seen = torch.ones(len(names), n_features, dtype=torch.bool)
-        for place, name in enumerate(names if cones is not None else ()):
-            seen[place] = False
-            seen[place, (cones or {})[name]] = True
+        self.options, names = options, list(columns)
+        self.groups = [[names.index(name) for name in group] for group in tasks_apart(columns)]
+        seen = torch.zeros(len(names), n_features, dtype=torch.bool)
+        for mask, own in zip(seen, columns.values(), strict=True):
+            mask[list(own)] = True
         self.register_buffer("seen", seen, persistent=False)
 
     def extra_loss(self, losses: TaskLosses, step: Step) -> Tensor | None:
-        """Return the sum of both terms, times their weights."""
         places = losses.places()
         if losses.features is None or not losses.features.requires_grad or len(places) < 2:
             return None
@@ -133,9 +126,8 @@ class _SaliencyTerms(Method):
         for group in self._present(places):
             total = torch.stack([losses.values[places.index(place)] for place in group]).sum()
             (joint,) = torch.autograd.grad(
-                total, losses.features, retain_graph=True, allow_unused=True,
-                materialize_grads=True,
-            )  # fmt: skip
+                total, losses.features, retain_graph=True, materialize_grads=True
+            )
             found |= {place: joint * self.seen[place] for place in group}
         return torch.stack([found[place] for place in places])
 

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from qmtl.data import MultiTaskData, Split
 from qmtl.errors import RunDirectoryError
-from qmtl.methods import Attack, attacked_split, evaluating
-from qmtl.model import MultiTaskModel
+from qmtl.methods import Attack, attacked_split
+from qmtl.model import MultiTaskModel, evaluating
 from qmtl.tasks import Task, evaluate_all, evaluate_joined, task_layout
 
 Metrics = dict[str, dict[str, float]]

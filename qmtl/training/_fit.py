@@ -16,8 +16,7 @@ from torch import distributed as dist
 
 from qmtl.data import MultiTaskData, Split
 from qmtl.errors import InvalidInputError, ModelFileError, unknown_name
-from qmtl.methods import evaluating
-from qmtl.model import MultiTaskModel
+from qmtl.model import MultiTaskModel, evaluating
 from qmtl.tasks import Task, chosen_tasks, labelled_rows, metric_names
 from qmtl.training._batches import MultiTaskDataModule
 from qmtl.training._checkpoints import (
