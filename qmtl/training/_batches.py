@@ -194,7 +194,6 @@ class MultiTaskDataModule(pl.LightningDataModule):
         if not n_workers:
             return _Loader(rows, sampler)
         # The loader must not draw from torch's global generator.
-        own = torch.Generator().manual_seed(self.settings.seed)
-        return DataLoader(
-            rows, batch_size=None, sampler=sampler, num_workers=n_workers, generator=own
-        )
+        generator = torch.Generator().manual_seed(self.settings.seed)
+        options: dict[str, Any] = {"num_workers": n_workers, "generator": generator}
+        return DataLoader(rows, batch_size=None, sampler=sampler, **options)

@@ -1,9 +1,4 @@
-"""TorchJD's aggregators and scalarizers by name, with qmtl's own in the same form.
-
-An *aggregator* combines the Jacobian of the task losses with respect to the shared parameters; a
-*scalarizer* combines the losses themselves. Names are those of TorchJD's classes; case, dashes and
-underscores do not matter: ``upgrad``, ``aligned-mtl``, ``ConFIG``, ``nash_mtl``.
-"""
+"""TorchJD's aggregators and scalarizers by name, with qmtl's own in the same form."""
 
 import copy
 import inspect
@@ -83,10 +78,11 @@ def make_aggregator(
     *,
     dtype: torch.dtype = torch.float32,
 ) -> Any:
-    """Return an aggregator for `n_tasks` tasks.
+    """Return an aggregator, which combines the rows of the Jacobian of the tasks' losses.
 
     Args:
-        name: name of a TorchJD class.
+        name: name of a TorchJD class; case, dashes and underscores do not matter: ``upgrad``,
+            ``aligned-mtl``, ``ConFIG``, ``nash_mtl``.
         n_tasks: number of tasks; used for ``n_tasks`` and missing ``weights`` (equal ones).
         options: arguments of the class; lists of numbers, one per task, become tensors.
         dtype: type of these tensors, which is that of the Jacobian.
@@ -109,7 +105,7 @@ def make_scalarizer(
     *,
     dtype: torch.dtype = torch.float32,
 ) -> Any:
-    """Return a scalarizer for `n_tasks` tasks; arguments as in `make_aggregator`.
+    """Return a scalarizer, which combines the losses; arguments as in `make_aggregator`.
 
     Example:
         >>> make_scalarizer("uw", 3)
@@ -122,7 +118,6 @@ class Mean(nn.Module):
     """The mean of the losses, as TorchJD's class of this name, whose import takes half a second."""
 
     def forward(self, losses: Tensor) -> Tensor:
-        """Return the mean of the losses of the tasks that are present."""
         return losses.mean()
 
 
@@ -132,18 +127,14 @@ def make_combiner(
     """Return the aggregator or scalarizer that the settings name, for losses of this type."""
     if settings.aggregator is not None:
         return make_aggregator(settings.aggregator, n_tasks, settings.options, dtype=dtype)
-    if settings.scalarizer in (None, "mean") and not settings.options:
+    name = "mean" if settings.scalarizer is None else settings.scalarizer
+    if name == "mean" and not settings.options:
         return Mean()
-    name = settings.scalarizer or "mean"
     return make_scalarizer(name, n_tasks, settings.options, dtype=dtype)
 
 
 def rehearse(settings: TrainingSettings, n_tasks: int, dtype: torch.dtype) -> None:
-    """Call the aggregator or scalarizer once on made-up values, to find errors early.
-
-    Raises:
-        InvalidInputError: if its options do not fit the number of tasks.
-    """
+    """Call the aggregator or scalarizer once on made-up values, to find errors early."""
     combiner = make_combiner(settings, n_tasks, dtype)
     values = torch.rand(n_tasks, n_tasks + 1, generator=torch.Generator().manual_seed(0)) + 0.1
     values = values.to(dtype)
@@ -257,14 +248,9 @@ def is_sum(combiner: Any) -> bool:
 
 
 def scalarize(combiner: Any, losses: Tensor, present: Tensor | None, last: Tensor) -> Tensor:
-    """Return a scalarizer's value for the tasks that are present.
+    """Return a scalarizer's value for the losses of the tasks that are present, (present,).
 
-    Args:
-        combiner: the scalarizer.
-        losses: losses of these tasks, shape (present,).
-        present: indices of these tasks, int64; None for all tasks.
-        last: each task's last loss; it replaces the loss of an absent task if the scalarizer keeps
-            state from step to step.
+    A scalarizer that keeps state from step to step sees the `last` loss of an absent task.
 
     Example:
         >>> stch = make_scalarizer("constant", 3, {"weights": [1.0, 10.0, 100.0]})
@@ -322,12 +308,10 @@ def _is_state(value: Any) -> bool:
 
 
 def combiner_state(combiner: nn.Module) -> dict[str, Any]:
-    """Return all state of a TorchJD aggregator or scalarizer, including plain attributes.
+    """Return all state of a TorchJD aggregator or scalarizer, as tensors and plain containers.
 
     TorchJD keeps moving averages, previous losses and FAMO's optimiser outside ``state_dict``.
-    Random generators need no state: each epoch seeds them from the run's seed. The state consists
-    of tensors and plain containers, so that ``torch.load(weights_only=True)``, which runs no code,
-    can read checkpoints.
+    Random generators need no state: each epoch seeds them from the run's seed.
     """
     attributes = {
         path: {
@@ -341,11 +325,7 @@ def combiner_state(combiner: nn.Module) -> dict[str, Any]:
 
 
 def load_combiner_state(combiner: nn.Module, state: Mapping[str, Any]) -> None:
-    """Restore what `combiner_state` saved.
-
-    Raises:
-        ModelFileError: if the state belongs to another combiner.
-    """
+    """Restore what `combiner_state` saved; raise a ModelFileError for another combiner's state."""
     modules = dict(combiner.named_modules(remove_duplicate=False))
     try:
         # Buffers that TorchJD creates in the first step are None in a new combiner; load_state_dict

@@ -60,7 +60,7 @@ def fit(
     Args:
         model: the model, which is trained in place. The scale of its regression targets is computed
             from the training split.
-        data: tasks, splits and labels; the tasks must be the model's.
+        data: splits with labels of the model's tasks.
         settings: the settings, or give its fields as keyword arguments, such as
             ``aggregator="upgrad", max_epochs=20, seed=0``.
         tasks: names of the tasks to train; None for all. The predictions of the other tasks do not
@@ -103,9 +103,8 @@ def fit(
     names = None if tasks is None else chosen_tasks(tasks, [task.name for task in model.tasks])
     if names is not None and [task.name for task in data.tasks] != list(names):
         data = data.subset(names)
-    settings = settings_for(settings, data)
-    _see_inputs(model, data.train.inputs)
     module = _checked(model, data, settings, names)
+    settings = module.settings
     _check_callbacks(used_callbacks, model, settings)
     if names is None or model.columns is None:
         model.columns = data.columns
@@ -123,14 +122,13 @@ def fit(
         kept = folder / BEST
         if saved is not None and is_finished(saved, settings):
             epochs = int(saved["epoch"]) + 1
-            time_spent.load_from(saved)
+            time_spent.load_state_dict(saved["callbacks"].get("TimeSpent", {"seconds": 0.0}))
             if epochs > settings.n_epochs:
-                warnings.warn(
+                message = (
                     f"{folder} has trained {epochs} epochs already, more than max_epochs = "
-                    f"{settings.n_epochs}: nothing is trained",
-                    UserWarning,
-                    stacklevel=2,
+                    f"{settings.n_epochs}: nothing is trained"
                 )
+                warnings.warn(message, UserWarning, stacklevel=2)
         else:
             if not resume:  # a run that is killed before its first checkpoint has none
                 for name in (BEST, LAST):
@@ -190,22 +188,14 @@ def _see_inputs(model: MultiTaskModel, inputs: Tensor) -> None:
 
 
 def _begin_training(model: MultiTaskModel) -> None:
-    """Put a model that was evaluated (by an earlier `fit` or `qmtl.load`) back into training mode.
-
-    If a model in training mode has modules in evaluation mode, these are the user's choice.
-    """
+    # If a model in training mode has modules in evaluation mode, these are the user's choice.
     if not model.training:
         model.train()
 
 
 def check_fit(model: MultiTaskModel, data: MultiTaskData, settings: TrainingSettings) -> None:
-    """Find what would stop `fit`, without training or writing anything.
-
-    Raises:
-        InvalidInputError: in the same cases as `fit`.
-    """
-    _see_inputs(model, data.train.inputs)
-    _checked(model, data, settings_for(settings, data))
+    """Raise what `fit` would raise, without training or writing anything."""
+    _checked(model, data, settings)
     with quiet_libraries():
         make_trainer(settings, [])
 
@@ -243,6 +233,8 @@ def _checked(
     tasks: Sequence[str] | None = None,
 ) -> MultiTaskModule:
     """Return the module to train, after all checks of `check_fit` except the accelerator's."""
+    settings = settings_for(settings, data)
+    _see_inputs(model, data.train.inputs)
     _check_parameters(model)
     module = MultiTaskModule(model, settings, tasks)
     _check_tasks(module.tasks, data)
@@ -277,22 +269,20 @@ def _check_monitor(data: MultiTaskData, settings: TrainingSettings) -> None:
         raise unknown_name("monitor", monitor, ["validation_loss", *names])
     if _has_validation(data, settings):
         return
-    whose = f"task {names[monitor].name!r}" if monitor in names else "no task"
-    has = "has no label" if monitor in names else "has a label"
+    own = monitor in names
+    whose = f"task {names[monitor].name!r} has no label" if own else "no task has a label"
     for what, used in (
         (f"patience {settings.patience}", settings.patience is not None),
         ("schedule 'plateau'", settings.schedule == "plateau"),
-        (f"monitor {monitor!r}", monitor in names),
+        (f"monitor {monitor!r}", own),
     ):
         if used:
             raise InvalidInputError(
-                f"{what} needs a validation loss or metric, but {whose} {has} in the validation "
-                f"split"
+                f"{what} needs a validation loss or metric, but {whose} in the validation split"
             )
 
 
 def _has_validation(data: MultiTaskData, settings: TrainingSettings) -> bool:
-    """Return whether the validation split has labels for the monitored value."""
     own = [t for t in data.tasks if settings.monitor.startswith(f"validation/{t.name}/")]
     return bool(labelled_rows(own or data.tasks, data.validation.targets).any())
 
@@ -309,24 +299,22 @@ def _check_steps(module: MultiTaskModule, data: MultiTaskData) -> None:
 
 
 def _check_tasks(tasks: Sequence[Task], data: MultiTaskData) -> None:
-    expected = [(task.name, task.kind, task.n_outputs) for task in tasks]
-    given = [(task.name, task.kind, task.n_outputs) for task in data.tasks]
+    expected, given = ([task.name for task in side] for side in (tasks, data.tasks))
     if expected != given:
         raise InvalidInputError(
-            f"data must have the model's tasks in the same order: the model has "
-            f"{[name for name, *_ in expected]}, the data {[name for name, *_ in given]}"
-            if [e[0] for e in expected] != [g[0] for g in given]
-            else f"tasks of the data differ in kind or outputs: model {expected}, data {given}"
+            f"data must have the model's tasks in the same order: the model has {expected}, the "
+            f"data {given}"
+        )
+    ours, theirs = ([(t.name, t.kind, t.n_outputs) for t in side] for side in (tasks, data.tasks))
+    if ours != theirs:
+        raise InvalidInputError(
+            f"tasks of the data differ in kind or outputs: model {ours}, data {theirs}"
         )
 
 
 def _load_weights(module: MultiTaskModule, content: dict[str, Any]) -> None:
-    prefix = "model."
-    state = {
-        key.removeprefix(prefix): value
-        for key, value in content["state_dict"].items()
-        if key.startswith(prefix)
-    }
+    parts = [(key.partition("."), value) for key, value in content["state_dict"].items()]
+    state = {key: value for (part, _, key), value in parts if part == "model"}
     try:
         module.model.load_state_dict(state)
     except RuntimeError as error:
@@ -390,7 +378,7 @@ def fit_rows(
     baselines. This function is for callers that fit many small models, such as `qmtl.sklearn`.
 
     Args:
-        model: the model to train. The scale of its regression targets is computed from `train`.
+        model: the model. The scale of its regression targets is computed from `train`.
         train: training rows.
         settings: settings of training, with one process (`devices` = 1).
         validation: rows whose loss selects the best epoch, and stops training with `patience`; None
@@ -414,8 +402,6 @@ def fit_rows(
         raise InvalidInputError(f"{key} needs validation rows, but there are none")
     spare = train if validation is None else validation
     data = MultiTaskData("rows", model.tasks, train, spare, spare)
-    _see_inputs(model, train.inputs)
-    settings = settings_for(settings, data)
     module = _checked(model, data, settings)
     _begin_training(model)
     keep = _KeepBest(settings.monitor)
