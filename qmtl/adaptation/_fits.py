@@ -1,12 +1,6 @@
-"""Fits of a new task: linear layers on readings in closed form; a block or vector by L-BFGS.
-
-A linear fit takes standardised readings (rows, readings), targets as `Task.to_targets` has them,
-standardised for a regression, the task, and weights of the rows, of mean 1, or None. It returns
-weights (outputs, readings) and biases (outputs,).
-"""
+"""Fits of a new task: linear layers on readings in closed form; a block or vector by L-BFGS."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,7 +13,10 @@ from qmtl.heads import AddedBlock, AddedVector, ExtendedHead, QuantumHead, cone_
 from qmtl.tasks import Task
 
 Array = NDArray[np.float64]
+# Weights (outputs, readings) and biases (outputs,).
 Linear = tuple[Array, Array]
+# Takes standardised readings (rows, readings), targets as `Task.to_targets` has them (standardised
+# for a regression), the task, and weights of the rows, of mean 1, or None.
 Fit = Callable[[Array, Tensor, Task, Array | None], Linear]
 
 # Ridge strengths per row, for readings of variance 1.
@@ -41,12 +38,7 @@ def fits(task: Task, source: Array) -> dict[str, Fit]:
 
 
 def signs(task: Task, targets: Tensor) -> Array:
-    """Return classes as numbers: ±1 per class or label, NaN where missing; (rows, outputs).
-
-    Example:
-        >>> signs(Task.multiclass("a", 3), torch.tensor([2, 0])).tolist()
-        [[-1.0, -1.0, 1.0], [1.0, -1.0, -1.0]]
-    """
+    """Return classes as numbers: ±1 per class or label, NaN where missing; (rows, outputs)."""
     if task.kind == "multiclass":
         hot = torch.nn.functional.one_hot(targets, task.n_outputs)
         return (2 * hot.double() - 1).numpy()
@@ -75,14 +67,13 @@ def ridge_fit(readings: Array, targets: Tensor, task: Task, rows: Array | None =
     def of(x: Array, y: Array, w: Array | None) -> tuple[Array, float, Array]:
         # With a scoring, scikit-learn stores the predictions.
         model = RidgeCV(STRENGTHS * len(x), scoring="neg_mean_squared_error", store_cv_results=True)
-        # If the user has switched on scikit-learn's metadata routing, the scoring ignores the
-        # weights.
+        # With the user's metadata routing switched on, the scoring would ignore the weights.
         with sklearn.config_context(enable_metadata_routing=False):
             model.fit(x, y, sample_weight=w)
         best = int(np.argmin(np.abs(model.alphas - model.alpha_)))
         return model.coef_.ravel(), float(model.intercept_), model.cv_results_[:, best].ravel()
 
-    return _scaled(_per_output(of, readings, signs(task, targets), rows), task, targets, rows)
+    return _fit_outputs(of, readings, targets, task, rows)
 
 
 def spectral_fit_of(source: Array) -> Fit:
@@ -96,43 +87,24 @@ def spectral_fit_of(source: Array) -> Fit:
     References:
         SMART, arXiv:2604.20161.
     """
-    directions = spectral_directions(source)
-
-    def fit(readings: Array, targets: Tensor, task: Task, rows: Array | None = None) -> Linear:
-        return spectral_fit(readings, targets, task, directions, rows)
-
-    return fit
-
-
-def spectral_directions(source: Array) -> Array:
-    """Return the source's right singular vectors with non-zero singular values, (readings, rank).
-
-    Example:
-        >>> spectral_directions(np.array([[3.0, 0.0, 0.0], [6.0, 0.0, 0.0]])).round(9).shape
-        (3, 1)
-    """
     _, values, right = np.linalg.svd(source, full_matrices=False)
     # If all values are zero, all directions are equally good.
-    kept: Array = right[values >= LEAST * values.max()]
-    return kept.T
-
-
-def spectral_fit(
-    readings: Array, targets: Tensor, task: Task, directions: Array, rows: Array | None = None
-) -> Linear:
-    """Return the fit of `spectral_fit_of`, in given directions."""
-    from sklearn.linear_model import LassoCV
+    directions = right[values >= LEAST * values.max()].T
 
     def of(x: Array, y: Array, w: Array | None) -> tuple[Array, float, Array]:
+        from sklearn.linear_model import LassoCV
+
         # Without a random state, scikit-learn would draw a seed from NumPy's global generator.
         options: dict[str, Any] = {"max_iter": 20_000, "random_state": 0}
         model = LassoCV(cv=min(5, len(x)), alphas=np.logspace(-4, 0, 20), **options)
         model.fit(x, y, sample_weight=w)
         return model.coef_, float(model.intercept_), model.predict(x)
 
-    coordinates = _per_output(of, readings @ directions, signs(task, targets), rows)
-    weights, biases = _scaled(coordinates, task, targets, rows)
-    return weights @ directions.T, biases
+    def fit(readings: Array, targets: Tensor, task: Task, rows: Array | None = None) -> Linear:
+        weights, biases = _fit_outputs(of, readings @ directions, targets, task, rows)
+        return weights @ directions.T, biases
+
+    return fit
 
 
 def _logistic_fit_of(inverse: float) -> Fit:
@@ -168,20 +140,17 @@ def _logistic_fit_of(inverse: float) -> Fit:
     return fit
 
 
-@dataclass(frozen=True)
-class _Outputs:
-    """Weights and biases of all outputs; predictions (NaN where unlabelled) to scale them by."""
+def _fit_outputs(
+    of: Any, readings: Array, targets: Tensor, task: Task, rows: Array | None
+) -> Linear:
+    """Fit each output on its labelled rows; turn predictions of ±1 into logits.
 
-    weights: Array
-    biases: Array
-    predictions: Array
-
-
-def _per_output(of: Any, readings: Array, targets: Array, rows: Array | None) -> _Outputs:
-    """Fit each output on its labelled rows."""
-    weights, biases = np.zeros((targets.shape[1], readings.shape[1])), np.zeros(targets.shape[1])
-    predictions = np.full(targets.shape, np.nan)
-    for i, column in enumerate(targets.T):
+    Logits are the predictions times the factor with the smallest loss.
+    """
+    wanted = signs(task, targets)
+    weights, biases = np.zeros((wanted.shape[1], readings.shape[1])), np.zeros(wanted.shape[1])
+    predictions = np.zeros(wanted.shape)
+    for i, column in enumerate(wanted.T):
         known = ~np.isnan(column)
         if len(set(column[known])) < 2:
             # Nothing to learn: the only known value, or 0.
@@ -190,23 +159,18 @@ def _per_output(of: Any, readings: Array, targets: Array, rows: Array | None) ->
             continue
         own = None if rows is None else rows[known]
         weights[i], biases[i], predictions[known, i] = of(readings[known], column[known], own)
-    return _Outputs(weights, biases, predictions)
-
-
-def _scaled(found: _Outputs, task: Task, targets: Tensor, rows: Array | None) -> Linear:
-    """Turn predictions of ±1 into logits, by the factor with the smallest loss."""
     if task.kind == "regression":
-        return found.weights, found.biases
+        return weights, biases
     from scipy.optimize import minimize_scalar
 
-    given = torch.from_numpy(np.nan_to_num(found.predictions))
+    given = torch.from_numpy(predictions)
     sample_weight = None if rows is None else torch.from_numpy(rows)
 
     def loss(log_factor: float) -> float:
         return float(task.loss(given * float(np.exp(log_factor)), targets, sample_weight))
 
     factor = float(np.exp(minimize_scalar(loss, bounds=(-2.0, 4.0), method="bounded").x))
-    return found.weights * factor, found.biases * factor
+    return weights * factor, biases * factor
 
 
 # Weight decay of the linear map before the register, and of a vector, which has few numbers.
@@ -215,13 +179,15 @@ ITERATIONS = 60
 
 
 def train_block(
-    block: AddedBlock, features: Tensor, targets: Tensor, task: Task, weights: Tensor | None = None
+    extended: ExtendedHead,
+    features: Tensor,
+    targets: Tensor,
+    task: Task,
+    weights: Tensor | None = None,
 ) -> None:
-    """Train a block in place by L-BFGS on all rows, which suits its few (some twenty) weights.
-
-    Features (rows, n_features) are those of the frozen encoder; targets are canonical, standardised
-    for a regression; weights of the rows are None for 1 each.
-    """
+    """Train an extended head's last block in place, on features of the frozen encoder."""
+    block = extended.blocks[-1]
+    assert isinstance(block, AddedBlock)
     decayed = DECAY, block.inputs.weight.parameter
     _minimise(block, lambda: block(features), targets, task, weights, *decayed)
 
@@ -236,17 +202,16 @@ def train_vector(
     """Train the vector and the scale of an extended head's last vector task, as `train_block`."""
     added, base = extended.vectors[-1], extended.base
     assert isinstance(added, AddedVector)
-    assert isinstance(base, QuantumHead)
     decayed = VECTOR_DECAY, added.vector.parameter
     _minimise(added, lambda: added(base, features), targets, task, weights, *decayed)
 
 
 def best_host(
-    base: QuantumHead, task: Task, features: Tensor, targets: Tensor, weights: Tensor | None = None
+    base: QuantumHead, features: Tensor, targets: Tensor, task: Task, weights: Tensor | None = None
 ) -> str:
     """Return the task on whose register to measure a new task, among tasks with outputs like it.
 
-    It is the task whose light cone has the features that fit the labels best, by least squares.
+    The features on its light cone fit the labels best, by least squares.
     """
     columns = cone_columns(base.circuit)
     share = np.ones(len(features)) if weights is None else weights.numpy()
@@ -271,7 +236,10 @@ def _minimise(
     decay: float,
     decayed: Tensor,
 ) -> None:
-    """Train the module in place on the task's loss plus weight decay of one parameter."""
+    """Train the module in place, by the loss on all rows plus weight decay of one parameter.
+
+    L-BFGS suits its few (some twenty) weights.
+    """
     # Not torch.optim: its first step imports torch's compiler, which takes seconds.
     from scipy.optimize import minimize
 

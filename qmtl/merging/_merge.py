@@ -1,8 +1,4 @@
-"""merge: turn separately trained models into one model of all their tasks.
-
-A task vector is a trained state minus the state before training, each tensor by its name. Names
-that end in ``encoding`` or ``blocks`` are angles; their differences are wrapped to (-π, π].
-"""
+"""merge: turn separately trained models into one model of all their tasks."""
 
 import copy
 import math
@@ -40,7 +36,7 @@ def wrapped(angles: Tensor) -> Tensor:
 
 
 def differences(state: Mapping[str, Tensor], base: Mapping[str, Tensor]) -> State:
-    """Return a task vector: state minus base, with angles wrapped.
+    """Return a task vector: state minus base, by tensors' names; angles are wrapped to (-π, π].
 
     Example:
         >>> base, state = {"encoding": torch.tensor([3.0])}, {"encoding": torch.tensor([-3.0])}
@@ -92,14 +88,11 @@ def disjoint(vectors: Sequence[State], scale: float = 1.0, keep: float = 1.0) ->
     """
     merged = {}
     for name, first in vectors[0].items():
-        stacked = torch.stack([vector[name] for vector in vectors]).double()
-        flat = stacked.reshape(len(vectors), -1)
+        flat = torch.stack([vector[name].flatten() for vector in vectors]).double()
         size = flat.square().mean(dim=1, keepdim=True).sqrt().clamp(min=1e-30)
         importance = (flat / size).abs()
-        count = max(1, math.ceil(keep * flat.shape[1])) if flat.shape[1] else 0
-        located = torch.zeros_like(importance)
-        if count:
-            located.scatter_(1, importance.topk(count, dim=1).indices, 1.0)
+        largest = importance.topk(math.ceil(keep * flat.shape[1]), dim=1).indices
+        located = torch.zeros_like(importance).scatter_(1, largest, 1.0)
         importance = importance * located
         elected = torch.nn.functional.one_hot(importance.argmax(dim=0), len(vectors)).T
         chosen = (flat * elected * located).sum(dim=0)
@@ -128,14 +121,10 @@ def projective(
     References:
         Adaptive projective gradient descent, arXiv:2501.01230.
     """
-    norms = [
-        math.sqrt(sum(float(v.double().square().sum()) for v in vector.values()))
-        for vector in vectors
-    ]
-    inverse = [1 / max(norm, 1e-30) for norm in norms]
+    squares = [sum(float(v.double().square().sum()) for v in one.values()) for one in vectors]
     # All norms are zero where the models are equal.
-    total = sum(inverse)
-    scales = [scale * len(vectors) * value / total for value in inverse]
+    inverse = [1 / max(math.sqrt(square), 1e-30) for square in squares]
+    scales = [scale * len(vectors) * value / sum(inverse) for value in inverse]
     merged = arithmetic(vectors, scales)
     for name, value in merged.items():
         if value.ndim == 2 and name not in ANGLES:
@@ -175,8 +164,7 @@ FURTHER = {"disjoint": ("keep",), "projective": ("rank",)}
 Shared = Callable[[MultiTaskModel], State]
 
 # Training of a mask: rows of each model's data in a step, and the learning rate.
-BATCH = 64
-RATE = 0.1
+BATCH, RATE = 64, 0.1
 # The parameter of a head that holds each merged tensor.
 _PLACES = {"blocks": "blocks.parameter", "scales": "scales.parameter"}
 
@@ -259,14 +247,13 @@ def merge(
     # Statistics of inputs are not an outcome of training, and are averaged for every method.
     statistics = {f"encoder.{name}" for name, _ in models[0].encoder.named_buffers()}
     start = mean if given is None else given
-    start = {name: mean[name] if name in statistics else start[name] for name in start}
+    start = start | {name: mean[name] for name in start if name in statistics}
+    if method == "atm":
+        # The first merge uses the models as they were trained.
+        first = start if given is None else _mean(states, start)
+        return _tuned(models, data or (), first, same_tasks, shared, rounds, seed, options)
     trained = {name: value for name, value in start.items() if name not in statistics}
     vectors = [differences(state, trained) for state in states]
-    scales = [scale] * len(models)
-    if method == "atm":
-        return _tuned(
-            models, data or (), start, given is None, same_tasks, shared, rounds, seed, options
-        )
     if method == "concrete":
         change = _masked(models, data or (), start, vectors, scale, steps, seed)
     elif method == "disjoint":
@@ -274,7 +261,7 @@ def merge(
     elif method == "projective":
         change = projective(vectors, scale, **options)
     else:
-        change = arithmetic(vectors, scales)
+        change = arithmetic(vectors, [scale] * len(models))
     return assembled(models, _plus(start, change), same_tasks)
 
 
@@ -335,17 +322,14 @@ def _check_data(
             f"method {method!r} needs data=[...], one for each of {len(models)} models, got {count}"
         )
     for number, (model, own) in enumerate(zip(models, data, strict=True), start=1):
-        sides = [[task.name for task in tasks] for tasks in (model.tasks, own.tasks)]
-        if sides[0] != sides[1]:
-            raise InvalidInputError(
-                f"model {number} has the tasks {', '.join(sides[0])}, its data "
-                f"{', '.join(sides[1])}"
-            )
-        for task, theirs in zip(model.tasks, own.tasks, strict=True):
-            if not task.labelled_like(theirs):
+        ours, theirs = (", ".join(t.name for t in tasks) for tasks in (model.tasks, own.tasks))
+        if ours != theirs:
+            raise InvalidInputError(f"model {number} has the tasks {ours}, its data {theirs}")
+        for task, given in zip(model.tasks, own.tasks, strict=True):
+            if not task.labelled_like(given):
                 raise InvalidInputError(
                     f"task {task.name!r} of model {number} is {task.labels_in_words()}; its data "
-                    f"have {theirs.labels_in_words()}"
+                    f"have {given.labels_in_words()}"
                 )
 
 
@@ -353,7 +337,6 @@ def _tuned(
     models: Sequence[MultiTaskModel],
     data: Sequence[MultiTaskData],
     start: State,
-    without_base: bool,
     same_tasks: bool,
     shared: Shared,
     rounds: int,
@@ -364,11 +347,7 @@ def _tuned(
     from qmtl.training import fit
 
     tuned = [copy.deepcopy(model) for model in models]
-    settings: dict[str, Any] = {"max_epochs": 1, "progress": False, "schedule": "constant"}
-    settings |= options
-    if not without_base:
-        # The first merge uses the models as they were trained.
-        start = _mean([shared(model) for model in models], start)
+    settings = {"max_epochs": 1, "progress": False, "schedule": "constant"} | options
     for number in range(rounds):
         for model, own in zip(tuned, data, strict=True):
             set_shared(model, start)

@@ -24,14 +24,9 @@ ONLY_IN_TRAINING = ("dropout", "modality_dropout", "calibrate", "frozen")
 
 
 def check_models(models: Models) -> bool:
-    """Raise if models do not fit together.
+    """Return whether all models have the same tasks; raise if models do not fit together.
 
-    Returns:
-        Whether all models have the same tasks, so that their blocks are merged, too.
-
-    Raises:
-        InvalidInputError: if not; the error names both sides: encoder, features, circuit, tasks,
-            classes or columns.
+    The error names both sides: encoder, features, circuit, tasks, classes or columns.
     """
     if not models or not all(isinstance(model, MultiTaskModel) for model in models):
         kinds = ", ".join(type(model).__name__ for model in models) or "none"
@@ -182,26 +177,20 @@ def check_keep_last(models: Models, same_tasks: bool) -> None:
 
 def shared_state(model: MultiTaskModel, blocks: bool, keep_last: bool = False) -> State:
     """Copy the tensors to merge: the encoder's floating tensors and the encoding's angles."""
-    state = {
-        f"encoder.{name}": value.detach().clone()
-        for name, value in model.encoder.state_dict().items()
-        if value.is_floating_point()
-    }
-    head = model.head
+    encoder, head = model.encoder, model.head
+    values = {f"encoder.{n}": v for n, v in encoder.state_dict().items() if v.is_floating_point()}
     if keep_last:
-        own = {id(p) for p in _own_layer(model.encoder, 2).parameters()}
-        for name, parameter in model.encoder.named_parameters():
+        own = {id(p) for p in _own_layer(encoder, 2).parameters()}
+        for name, parameter in encoder.named_parameters():
             if id(parameter) in own:
-                del state[f"encoder.{name}"]
+                del values[f"encoder.{name}"]
     elif isinstance(head, QuantumHead):
-        state["encoding"] = head.encoding.detach().clone()
+        values["encoding"] = head.encoding
         if blocks:
-            state["blocks"] = head.blocks().detach().clone()
-            state["scales"] = head.scales().detach().clone()
+            values |= {"blocks": head.blocks(), "scales": head.scales()}
     elif blocks:
-        values = head.state_dict()
-        state |= {f"head.{name}": value.detach().clone() for name, value in values.items()}
-    return state
+        values |= {f"head.{name}": value for name, value in head.state_dict().items()}
+    return {name: value.detach().clone() for name, value in values.items()}
 
 
 @torch.no_grad()
@@ -233,19 +222,14 @@ def assembled(models: Models, state: Mapping[str, Tensor], same_tasks: bool) -> 
     layer is repeated, or each model's own if the state has none.
     """
     first = models[0]
-    if same_tasks:
-        merged = copy.deepcopy(first)
-        set_shared(merged, state)
-    else:
-        base = copy.deepcopy(first)
-        set_shared(base, state)
-        copies = 1
+    merged = base = copy.deepcopy(first)
+    set_shared(base, state)
+    if not same_tasks:
+        parts: Models = [base]
         if isinstance(first.head, QuantumHead) and first.head.circuit.layout == "partitioned":
-            copies = len(models)
-        parts = [base] * copies
-        if copies > 1 and "encoding" not in state:
-            parts = list(models)
-        layers = [_own_layer(part.encoder, copies) for part in parts] if copies > 1 else []
+            parts = [base] * len(models) if "encoding" in state else models
+        several = len(parts) > 1
+        layers = [_own_layer(part.encoder, len(parts)) for part in parts] if several else []
         head = _joined_head(models, base, parts)
         merged = MultiTaskModel(_with_layers(base.encoder, layers), head)
         merged.columns = first.columns
@@ -260,18 +244,12 @@ def assembled(models: Models, state: Mapping[str, Tensor], same_tasks: bool) -> 
 
 def _joined_head(models: Models, base: MultiTaskModel, parts: Models) -> Head:
     tasks = [task for model in models for task in model.tasks]
-    state = {
-        key: value
-        for model in models
-        for key, value in model.head.state_dict().items()
-        if key != "encoding"
-    }
-    head: Head
+    state: State = {}
+    for model in models:
+        state |= model.head.state_dict()
     if not isinstance(base.head, QuantumHead):
         head = LinearHead(tasks, base.head.n_features, seed=0)
-        head.load_state_dict(state)
-        _freeze(head, models)
-        return head
+        return _loaded(head, state, models)
     circuit = base.head.circuit
     circuits = [model.head.circuit for model in models]
     blocks = {task.name: c.ansatz(task.name) for c in circuits for task in c.tasks}
@@ -290,25 +268,21 @@ def _joined_head(models: Models, base: MultiTaskModel, parts: Models) -> Head:
         joined = HeadCircuit(tasks, encoding, blocks, wires_per_task=sizes, readouts=readouts)
     frozen = all(model.head.frozen for model in models)
     simulator, angle_map = base.head.simulator, base.head.angle_map
-    head = QuantumHead(joined, simulator, angle_map=angle_map, frozen=frozen, seed=0)
-    angles = torch.cat([part.head.encoding.detach() for part in parts])
-    head.load_state_dict(state | {"encoding": angles})
-    _freeze(head, models)
+    quantum = QuantumHead(joined, simulator, angle_map=angle_map, frozen=frozen, seed=0)
+    state["encoding"] = torch.cat([part.head.encoding.detach() for part in parts])
+    return _loaded(quantum, state, models)
+
+
+def _loaded(head: Head, state: State, models: Models) -> Head:
+    """Load the head's state, and freeze the tasks that are frozen in the models."""
+    head.load_state_dict(state)
+    for name in set().union(*(model.head.frozen_tasks for model in models)):
+        head.freeze(name)
     return head
 
 
-def _freeze(head: Head, models: Models) -> None:
-    """Freeze the tasks that are frozen in the models."""
-    for name in set().union(*(model.head.frozen_tasks for model in models)):
-        head.freeze(name)
-
-
 def _own_layer(encoder: nn.Module, copies: int) -> nn.Linear:
-    """Return the last layer of an encoder, which computes the features.
-
-    Raises:
-        InvalidInputError: if it is not a linear layer.
-    """
+    """Return an encoder's last layer, which computes the features and must be linear."""
     layer = last_layer(encoder)
     if layer is None:
         raise InvalidInputError(
@@ -324,9 +298,9 @@ def _with_layers(encoder: nn.Module, layers: Sequence[nn.Linear]) -> nn.Module:
     if not layers:
         return encoder
     layer = _own_layer(encoder, len(layers))
+    # The layer itself may be one of them.
     joined = {
-        name: torch.cat([getattr(own, name) for own in layers])
-        for name, _ in layer.named_parameters()
+        n: torch.cat([getattr(own, n) for own in layers]) for n in dict(layer.named_parameters())
     }
     for name, value in joined.items():
         setattr(layer, name, nn.Parameter(value))

@@ -80,27 +80,23 @@ class TrainedParameters:
         by_features = [] if layer is None else list(layer.parameters())
         by_weights = [p for n, p in model.head.named_parameters(recurse=False) if n == "encoding"]
         # A parameter that encoder and head share has two kinds of entries.
-        tied = {id(p) for p in model.encoder.parameters()} & {
-            id(p) for p in model.head.parameters()
-        }
-        by_features, by_weights = (
-            [p for p in own if id(p) not in tied] for own in (by_features, by_weights)
-        )
+        encoders, heads = ({id(p) for p in m.parameters()} for m in (model.encoder, model.head))
         found: dict[nn.Parameter, Tensor] = {}
         for (task, place), parameters in zip(depends, (by_features, by_weights), strict=True):
             mine = np.isin(task, trained)
             for parameter in parameters:
-                alone = torch.zeros(len(parameter), dtype=torch.bool)
-                alone[torch.from_numpy(place[mine])] = True
-                alone[torch.from_numpy(place[~mine])] = False
-                if parameter.requires_grad and bool(alone.any()):
-                    found[parameter] = never + alone.long()
+                if id(parameter) not in encoders & heads:
+                    found[parameter] = torch.zeros(len(parameter), dtype=torch.bool)
+                    found[parameter][torch.from_numpy(place[mine])] = True
+                    found[parameter][torch.from_numpy(place[~mine])] = False
         if isinstance(model.encoder, TaskEncoder):
             for parameter, owners in model.encoder.task_parameters().items():
-                alone = torch.tensor([name in names for name in owners])
-                if parameter.requires_grad and bool(alone.any()):
-                    found[parameter] = never + alone.long()
-        return found
+                found[parameter] = torch.tensor([name in names for name in owners])
+        return {
+            parameter: never + alone.long()
+            for parameter, alone in found.items()
+            if parameter.requires_grad and bool(alone.any())
+        }
 
     def stepped(self, present: Tensor | None, device: torch.device) -> Tensor | None:
         """Return which rows the optimiser steps, bool (rows,), see `row_of`; None for all."""
@@ -132,12 +128,7 @@ class _ByRow(torch.optim.Optimizer):
     def step(  # type: ignore[override]
         self, closure: Callable[[], float] | None = None, present: Tensor | None = None
     ) -> float | None:
-        """Step the parameters.
-
-        Args:
-            closure: recomputes the loss, as in torch's optimisers.
-            present: which rows have a gradient, bool (rows,); None for all.
-        """
+        """Step the rows that are `present`, bool (rows,), which have a gradient; None for all."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -290,14 +281,8 @@ def make_optimizer(
 ) -> torch.optim.Optimizer:
     """Return the optimiser for groups of parameters.
 
-    If torch has a kernel that steps all of them at once, it is used, because a loop over many small
-    parameters is slow. The kernel assumes contiguous memory, so that parameters in another layout
-    use torch's loop.
-
-    Example:
-        >>> weight = torch.nn.Parameter(torch.zeros(2))
-        >>> make_optimizer(TrainingSettings(), [{"params": [weight]}]).defaults["fused"]
-        True
+    It uses torch's kernel that steps all of them at once if it can, because a loop over many small
+    parameters is slow. The kernel assumes contiguous memory.
     """
     parameters = [p for group in groups for p in group["params"]]
     fused = all(
@@ -314,13 +299,7 @@ def make_optimizer(
 def make_schedule(
     settings: TrainingSettings, optimizer: torch.optim.Optimizer, n_epochs: int
 ) -> Any:
-    """Return the schedule of the learning rates; None for constant ones.
-
-    Example:
-        >>> optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(2))])
-        >>> make_schedule(TrainingSettings(), optimizer, 30).T_max
-        30
-    """
+    """Return the schedule of the learning rates; None for constant ones."""
     schedulers = torch.optim.lr_scheduler
     if settings.schedule == "cosine":
         return schedulers.CosineAnnealingLR(optimizer, n_epochs)

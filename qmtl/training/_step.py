@@ -43,11 +43,10 @@ class TrainingStep:
         methods: Mapping[str, Method] | None = None,
     ) -> None:
         self.model, self.settings, self.tasks = model, settings, tuple(tasks)
+        self.combiner, self.weights = combiner, list(weights)
         self.names = [task.name for task in self.tasks] if parameters.only else None
         self.layout = task_layout(self.tasks)
-        self.weights = list(weights)
         self.dtype = next(model.parameters()).dtype
-        self.combiner = combiner
         self.uses_jacobian = settings.aggregator is not None
         self.epoch, self.number = 0, 0
         self.generator = torch.Generator()
@@ -133,7 +132,7 @@ class TrainingStep:
         return (targets - mean) / std
 
     def _only_task(self, targets: Tensor) -> int | None:
-        """Return the index of the task if exactly one has labels in a batch; None otherwise."""
+        """Return the index of the only task with labels in a batch; None if there are several."""
         labelled = self.layout.labelled(targets).any(dim=0)
         return int(labelled.int().argmax()) if int(labelled.sum()) == 1 else None
 
@@ -194,14 +193,12 @@ class TrainingStep:
         try:
             yield
         except InvalidInputError as error:
-            # The inputs were finite when the data set was made; if features are not, training
-            # diverged.
-            diverged = "must be finite" in str(error)
+            # A data set's inputs are finite; if features are not, training diverged.
             hint = "; if the encoder diverged, try a smaller learning rate or gradient_clip"
             names = ", ".join(repr(task.name) for task in self.tasks)
             raise InvalidInputError(
                 f"tasks {names}, epoch {self.epoch + 1}, step {self.number}: {error}"
-                f"{hint if diverged else ''}"
+                f"{hint if 'must be finite' in str(error) else ''}"
             ) from None
         except ValueError as error:
             if len(batch.inputs) > 1:
@@ -222,8 +219,8 @@ class TrainingStep:
             if not math.isfinite(loss):
                 raise QmtlError(
                     f"the loss of task {self.tasks[place].name!r} is {loss} in epoch "
-                    f"{self.epoch + 1}, step {self.number}; try a smaller learning "
-                    f"rate or gradient_clip"
+                    f"{self.epoch + 1}, step {self.number}; try a smaller learning rate or "
+                    f"gradient_clip"
                 )
 
     def set_gradients(self, losses: TaskLosses) -> None:
@@ -232,22 +229,32 @@ class TrainingStep:
         Raises:
             InvalidInputError: if the combiner does not accept such losses or gradients.
         """
-        for parameter in (*self.shared, *self.own, *self.weights):
+        parameters = [*self.shared, *self.own]
+        for parameter in (*parameters, *self.weights):
             parameter.grad = None
-        extra = self._extra_losses(losses)
-        more = None if extra is None else self._gradients_of(extra)
+        extra, more = self._extra_losses(losses), None
+        if extra is not None:
+            more = torch.autograd.grad(extra, parameters, retain_graph=True, allow_unused=True)
         if not losses.values.requires_grad:
-            # everything that these tasks depend on is frozen
-            pass
+            pass  # everything that these tasks depend on is frozen
         elif self._gradients is not None:
             self._gradients.gradients(losses, self)
         elif self.jacobian is None:
             self._scalarize(losses)
         else:
-            with self._aggregating():
+            try:
                 self.jacobian.aggregate(losses.values, losses.present, losses.rows)
-        if more is not None:
-            self._add(more)
+            except ValueError as error:
+                raise self._named(error) from None
+        if more is None:
+            return
+        before = [parameter.grad for parameter in parameters]
+        for parameter in parameters:
+            parameter.grad = None
+        set_gradients(parameters, more)
+        for parameter, earlier in zip(parameters, before, strict=True):
+            if earlier is not None:
+                parameter.grad = earlier if parameter.grad is None else earlier + parameter.grad
 
     def _extra_losses(self, losses: TaskLosses) -> Tensor | None:
         found = [method.extra_loss(losses, self) for method in self._extra]
@@ -259,38 +266,17 @@ class TrainingStep:
                 terms.append(own / n_processes())
         return torch.stack(terms).sum() if terms else None
 
-    def _gradients_of(self, total: Tensor) -> tuple[Tensor | None, ...]:
-        return torch.autograd.grad(
-            total, [*self.shared, *self.own], retain_graph=True, allow_unused=True
-        )
-
-    def _add(self, more: Sequence[Tensor | None]) -> None:
-        """Add gradients to those that are set already."""
-        parameters = [*self.shared, *self.own]
-        before = [parameter.grad for parameter in parameters]
-        for parameter in parameters:
-            parameter.grad = None
-        set_gradients(parameters, more)
-        for parameter, earlier in zip(parameters, before, strict=True):
-            if earlier is not None:
-                parameter.grad = earlier if parameter.grad is None else earlier + parameter.grad
-
-    @contextmanager
-    def _aggregating(self) -> Iterator[None]:
-        try:
-            yield
-        except ValueError as error:
-            raise InvalidInputError(
-                f"aggregator {self.settings.aggregator!r}: {' '.join(str(error).split())}"
-            ) from None
+    def _named(self, error: ValueError) -> InvalidInputError:
+        """Return an error of the combiner with its name."""
+        kind = "aggregator" if self.uses_jacobian else "scalarizer"
+        reason = " ".join(str(error).split())
+        return InvalidInputError(f"{kind} {getattr(self.settings, kind)!r}: {reason}")
 
     def _scalarized(self, losses: Tensor, present: Tensor | None) -> Tensor:
         try:
             return scalarize(self.combiner, losses, present, self.last_losses)
         except ValueError as error:
-            name = self.settings.scalarizer
-            reason = " ".join(str(error).split())
-            raise InvalidInputError(f"scalarizer {name!r}: {reason}") from None
+            raise self._named(error) from None
 
     def _scalarize(self, losses: TaskLosses) -> None:
         parameters = [*self.shared, *self.own]
@@ -305,9 +291,7 @@ class TrainingStep:
         """Return scalarizer's derivative by each loss, (present,), and set `weights`' gradients."""
         values = losses.values.detach().requires_grad_()
         total = self._scalarized(values, losses.present)
-        found = torch.autograd.grad(
-            total, [values, *self.weights], allow_unused=True, materialize_grads=True
-        )
+        found = torch.autograd.grad(total, [values, *self.weights], materialize_grads=True)
         for weight, gradient in zip(self.weights, found[1:], strict=True):
             weight.grad = gradient.contiguous()
         return found[0]
@@ -325,8 +309,10 @@ class TrainingStep:
                 weights = self.loss_weights(losses)
                 return [torch.tensordot(weights.to(r.dtype), r, dims=1) for r in rows]
             matrix = torch.cat([row.flatten(1) for row in rows], dim=1)
-            with self._aggregating():
+            try:
                 vector = self.combiner(matrix)
+            except ValueError as error:
+                raise self._named(error) from None
         parts = vector.split([row[0].numel() for row in rows])
         return [part.view(row.shape[1:]) for part, row in zip(parts, rows, strict=True)]
 

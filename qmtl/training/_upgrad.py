@@ -1,9 +1,4 @@
-"""Projections onto the dual cone of a Jacobian's rows, many at once.
-
-UPGrad projects the gradient of each of m tasks: m quadratic programs in m variables. They share one
-matrix, and few of their constraints are active. So block principal pivoting solves them together in
-a few rounds of small dense systems; a general solver takes them one by one.
-"""
+"""Projections onto the dual cone of a Jacobian's rows, many at once, for UPGrad."""
 
 import math
 from concurrent.futures import ThreadPoolExecutor
@@ -39,7 +34,9 @@ class PivotingProjector(DualConeProjector):
 
     For each ``u`` this is ``argmin v'Gv`` subject to ``v >= u``, for the Gramian ``G`` divided by
     its trace and with `reg_eps` added to its diagonal, as in TorchJD's ``QuadprogProjector``, to
-    double precision.
+    double precision. UPGrad has m such programs in m variables, with one matrix and few active
+    constraints. So block principal pivoting solves them in a few rounds of small dense systems,
+    where a general solver takes them one by one.
 
     Args:
         norm_eps: Gramians with a smaller trace count as zero.
@@ -88,25 +85,13 @@ class PivotingProjector(DualConeProjector):
 def complementary(matrix: Floats, offsets: Floats, rounds: int | None = None) -> Floats:
     """Solve, for each row ``q``: ``z >= 0`` with ``y = Mz + q >= 0`` and ``z'y = 0``.
 
-    Args:
-        matrix: the matrix M, symmetric and positive definite, shape (m, m).
-        offsets: the rows q, shape (n, m).
-        rounds: number of rounds of pivoting, after which scipy's non-negative least squares solves
-            a row; None for far more than are ever needed.
-
-    Returns:
-        The rows z, shape (n, m). Some y may be negative by rounding errors.
-
-    Raises:
-        ValueError: if the matrix is not positive definite.
+    M is symmetric and positive definite, (m, m); the rows q and z are (n, m). Some y may be
+    negative by rounding errors. After many `rounds` of pivoting, far more than are ever needed,
+    scipy's non-negative least squares solves a row.
 
     Example:
         >>> complementary(np.array([[2.0, 1.0], [1.0, 2.0]]), np.array([[-2.0, 3.0]]))
         array([[1., 0.]])
-
-    References:
-        Júdice and Pires, Computers and Operations Research 21 (1994), 587-596; Kim and Park, SIAM
-        J. Sci. Comput. 33 (2011), 3261-3281.
     """
     matrix, offsets = (np.ascontiguousarray(given, float) for given in (matrix, offsets))
     found = np.zeros_like(offsets)
