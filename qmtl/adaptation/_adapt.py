@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from qmtl.adaptation._fits import Array, Fit, best_host, fits, train_block, train_vector
+from qmtl.adaptation._fits import Array, Fit, Rows, best_host, fits, train_block, train_vector
 from qmtl.errors import InvalidInputError, unknown_name
 from qmtl.heads import ExtendedHead, Head, QuantumHead, hosts_for, takes_vectors
 from qmtl.tasks import Task
@@ -104,8 +104,10 @@ def adapted_head(
     mean = (share * readings).mean(dim=0)
     spread = (share * (readings - mean).square()).mean(dim=0).sqrt().clamp(min=1e-6)
     standardised = (readings - mean) / spread
-    new = _NewTask(head, task, features, standardised, targets, weights, seed)
-    source = _source(standardised.numpy(), outputs.double().numpy())
+    new = _NewTask(head, task, standardised, Rows(features, targets, weights), seed)
+    # The trained tasks' outputs by the readings, by least squares: (outputs, readings).
+    centred = (outputs.double() - outputs.double().mean(dim=0)).numpy()
+    source = np.linalg.lstsq(standardised.numpy(), centred, rcond=1e-6)[0].T
     ways: dict[str, Way] = {
         name: partial(new.by_layer, fit)
         for name, fit in fits(task, source).items()
@@ -131,7 +133,8 @@ def adapted_head(
     rows, logits = zip(*left_out[method], strict=True)
     order = np.concatenate(rows)
     predicted = task.activation(torch.cat(logits))
-    scores = task.evaluate(predicted, targets[order], new.weights_of(order))
+    held_out = new.rows.take(order)
+    scores = task.evaluate(predicted, held_out.targets, held_out.weights)
     how = Adapted(method, losses, scores, len(targets), own, time.perf_counter() - started)
     extended.notes[task.name] = asdict(how)
     return extended.to(device), how
@@ -149,42 +152,35 @@ class _NewTask:
 
     head: Head
     task: Task
-    features: Tensor
     readings: Tensor  # standardised, float64
-    targets: Tensor
-    weights: Tensor | None
+    rows: Rows
     seed: int
 
-    def weights_of(self, rows: Any) -> Tensor | None:
-        return None if self.weights is None else self.weights[rows]
-
     def by_layer(self, fit: Fit, rows: Any) -> Found:
-        own = self.weights_of(rows)
-        counts = None if own is None else own.numpy()
-        matrix, biases = fit(self.readings[rows].numpy(), self.targets[rows], self.task, counts)
+        own = self.rows.take(rows)
+        counts = None if own.weights is None else own.weights.numpy()
+        matrix, biases = fit(self.readings[rows].numpy(), own.targets, self.task, counts)
         return torch.from_numpy(matrix), torch.from_numpy(biases)
-
-    def _given(self, rows: Any) -> tuple[Tensor, Tensor, Task, Tensor | None]:
-        return self.features[rows], self.targets[rows], self.task, self.weights_of(rows)
 
     def by_block(self, rows: Any) -> Found:
         extended = _extend(self.head, self.task, block=True, seed=self.seed)
-        train_block(extended, *self._given(rows))
+        train_block(extended, self.task, self.rows.take(rows))
         return extended
 
     def by_vector(self, rows: Any) -> Found:
-        base, given = _base(self.head), self._given(rows)
+        base, own = _base(self.head), self.rows.take(rows)
         assert isinstance(base, QuantumHead)
-        extended = _extend(self.head, self.task, host=best_host(base, *given), seed=self.seed)
-        train_vector(extended, *given)
+        host = best_host(base, self.task, own)
+        extended = _extend(self.head, self.task, host=host, seed=self.seed)
+        train_vector(extended, self.task, own)
         return extended
 
     @torch.no_grad()
     def logits(self, found: Found, rows: Any) -> Tensor:
         if not isinstance(found, ExtendedHead):
             return self.readings[rows] @ found[0].T + found[1]
-        vector = self.task.name in found.hosts
-        given = (found.base, self.features[rows]) if vector else (self.features[rows],)
+        features = self.rows.features[rows]
+        given = (found.base, features) if self.task.name in found.hosts else (features,)
         logits: Tensor = _added(found, self.task)(*given)
         return logits
 
@@ -282,12 +278,6 @@ def _outputs(head: Head, features: Tensor) -> Tensor:
     return torch.cat(list(base.expectation_values(base.angles(features)).values()), dim=1)
 
 
-def _source(readings: Array, outputs: Array) -> Array:
-    """Fit the trained tasks' outputs to the readings by least squares: (outputs, readings)."""
-    found, *_ = np.linalg.lstsq(readings, outputs - outputs.mean(axis=0), rcond=1e-6)
-    return np.asarray(found.T)
-
-
 def _folds(task: Task, targets: Tensor, seed: int) -> list[tuple[Array, Array]]:
     """Split the rows into folds; a class with enough rows is in every part of every fold."""
     from sklearn.model_selection import KFold, StratifiedKFold
@@ -309,11 +299,12 @@ def _race(
     sums = {name: np.zeros(2) for name in ways}
     logits: dict[str, list[tuple[Array, Tensor]]] = {name: [] for name in ways}
     running = list(ways)
-    for number, (rows, left) in enumerate(_folds(new.task, new.targets, new.seed)):
+    for number, (rows, left) in enumerate(_folds(new.task, new.rows.targets, new.seed)):
+        own = new.rows.take(left)
         for name in running:
             predicted = new.logits(ways[name](rows), left)
             logits[name].append((left, predicted))
-            terms = new.task.loss_terms(predicted, new.targets[left], new.weights_of(left))
+            terms = new.task.loss_terms(predicted, own.targets, own.weights)
             sums[name] += [float(term) for term in terms]
         if number == 0:
             first = {name: total / max(count, 1.0) for name, (total, count) in sums.items()}

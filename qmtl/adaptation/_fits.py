@@ -1,7 +1,7 @@
 """Fits of a new task: linear layers on readings in closed form; a block or vector by L-BFGS."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -51,12 +51,6 @@ def ridge_fit(readings: Array, targets: Tensor, task: Task, rows: Array | None =
 
     For classes, the logits are the predictions times the factor that gives the smallest loss of the
     leave-one-out predictions.
-
-    Example:
-        >>> x = np.random.default_rng(0).normal(size=(50, 3))
-        >>> w, b = ridge_fit(x, torch.from_numpy(x[:, 0] + 2), Task.regression("y"))
-        >>> w.round(2).tolist(), b.round(2).tolist()
-        ([[1.0, 0.0, 0.0]], [2.0])
 
     References:
         Pi-PINN, arXiv:2604.21761; scikit-learn's RidgeCV does the work.
@@ -178,49 +172,46 @@ DECAY, VECTOR_DECAY = 1e-3, 1e-5
 ITERATIONS = 60
 
 
-def train_block(
-    extended: ExtendedHead,
-    features: Tensor,
-    targets: Tensor,
-    task: Task,
-    weights: Tensor | None = None,
-) -> None:
-    """Train an extended head's last block in place, on features of the frozen encoder."""
+class Rows(NamedTuple):
+    """Labelled rows of a new task, from which a block or a vector is trained."""
+
+    features: Tensor  # of the frozen encoder
+    targets: Tensor  # canonical; standardised for a regression
+    weights: Tensor | None
+
+    def take(self, rows: Any) -> "Rows":
+        weights = None if self.weights is None else self.weights[rows]
+        return Rows(self.features[rows], self.targets[rows], weights)
+
+
+def train_block(extended: ExtendedHead, task: Task, rows: Rows) -> None:
+    """Train an extended head's last block in place."""
     block = extended.blocks[-1]
     assert isinstance(block, AddedBlock)
     decayed = DECAY, block.inputs.weight.parameter
-    _minimise(block, lambda: block(features), targets, task, weights, *decayed)
+    _minimise(block, lambda: block(rows.features), task, rows, *decayed)
 
 
-def train_vector(
-    extended: ExtendedHead,
-    features: Tensor,
-    targets: Tensor,
-    task: Task,
-    weights: Tensor | None = None,
-) -> None:
-    """Train the vector and the scale of an extended head's last vector task, as `train_block`."""
+def train_vector(extended: ExtendedHead, task: Task, rows: Rows) -> None:
+    """Train the vector and the scale of an extended head's last vector task in place."""
     added, base = extended.vectors[-1], extended.base
     assert isinstance(added, AddedVector)
     decayed = VECTOR_DECAY, added.vector.parameter
-    _minimise(added, lambda: added(base, features), targets, task, weights, *decayed)
+    _minimise(added, lambda: added(base, rows.features), task, rows, *decayed)
 
 
-def best_host(
-    base: QuantumHead, features: Tensor, targets: Tensor, task: Task, weights: Tensor | None = None
-) -> str:
+def best_host(base: QuantumHead, task: Task, rows: Rows) -> str:
     """Return the task on whose register to measure a new task, among tasks with outputs like it.
 
     The features on its light cone fit the labels best, by least squares.
     """
     columns = cone_columns(base.circuit)
-    share = np.ones(len(features)) if weights is None else weights.numpy()
-    x = features.double().numpy()
-    y = np.nan_to_num(signs(task, targets))
+    x = rows.features.double().numpy()
+    y = np.nan_to_num(signs(task, rows.targets))
+    root = np.ones((len(x), 1)) if rows.weights is None else rows.weights.sqrt().numpy()[:, None]
 
     def loss(host: str) -> float:
         inputs = np.column_stack([x[:, columns[host]], np.ones(len(x))])
-        root = np.sqrt(share)[:, None]
         found, *_ = np.linalg.lstsq(root * inputs, root * y, rcond=1e-6)
         return float(np.square(root * (y - inputs @ found)).sum())
 
@@ -230,9 +221,8 @@ def best_host(
 def _minimise(
     module: nn.Module,
     logits: Callable[[], Tensor],
-    targets: Tensor,
     task: Task,
-    weights: Tensor | None,
+    rows: Rows,
     decay: float,
     decayed: Tensor,
 ) -> None:
@@ -248,7 +238,7 @@ def _minimise(
     def loss_and_gradient(values: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         vector_to_parameters(torch.from_numpy(values).to(parameters[0]), parameters)
         with torch.enable_grad():
-            loss = task.loss(logits(), targets, weights) + decay * decayed.square().sum()
+            loss = task.loss(logits(), rows.targets, rows.weights) + decay * decayed.square().sum()
             gradients = torch.autograd.grad(loss, parameters)
         return float(loss.detach()), parameters_to_vector(gradients).double().numpy()
 

@@ -20,7 +20,9 @@ from qmtl.merging._parts import (
     set_shared,
     shared_state,
 )
+from qmtl.methods import Batch
 from qmtl.model import MultiTaskModel, called_with, evaluating
+from qmtl.tasks import task_layout
 
 ANGLES = ("encoding", "blocks")
 
@@ -68,15 +70,10 @@ def arithmetic(vectors: Sequence[State], scales: Sequence[float]) -> State:
 def disjoint(vectors: Sequence[State], scale: float = 1.0, keep: float = 1.0) -> State:
     """Let every weight follow the task that changed it most, so that no two updates meet.
 
-    Locate: keep the largest entries of every task vector, a fraction `keep`. Elect: for each
-    weight, choose the task whose change is largest in units of its tensor's root mean square.
-    Disjoint: apply only that task's change. The paper locates by gradients on data, for safety;
-    qmtl's version needs only the weights.
-
-    Args:
-        vectors: one task vector per model.
-        scale: factor of the sum.
-        keep: fraction of each tensor that a task may claim, in (0, 1].
+    Locate: keep the largest entries of each tensor of every task vector, a fraction `keep` in (0,
+    1]. Elect: for each weight, choose the task whose change is largest in units of its tensor's
+    root mean square. Disjoint: apply only that task's change, times `scale`. The paper locates by
+    gradients on data, for safety; qmtl's version needs only the weights.
 
     Example:
         >>> vectors = [{"w": torch.tensor([1.0, 0.1])}, {"w": torch.tensor([0.1, -1.0])}]
@@ -109,14 +106,8 @@ def projective(
     matrix is learned by gradient descent on Σ_t ‖(Δ + Σ_s λ_s τ_s − τ_t) τ_tᵀ‖² / ‖τ_t‖², the
     change that each task's inputs would see (the rows of a task vector lie in the span of its
     inputs). The gradient is projected off the subspace that the tasks share, which is spanned by
-    the leading left singular vectors of all. The public text does not define the losses exactly;
-    qmtl chose this form. Vectors have no shift.
-
-    Args:
-        vectors: one task vector per model.
-        scale: mean of the scales.
-        rank: fraction of each matrix's singular vectors that count as shared.
-        steps: number of steps of gradient descent.
+    the leading left singular vectors of all, a fraction `rank` of each matrix's. The public text
+    does not define the losses exactly; qmtl chose this form. Vectors have no shift.
 
     References:
         Adaptive projective gradient descent, arXiv:2501.01230.
@@ -136,8 +127,7 @@ def projective(
 
 def _shift(start: Tensor, taus: Sequence[Tensor], rank: float, steps: int) -> Tensor:
     """Minimise the task interference of one matrix; return the shift Δ, (rows, columns)."""
-    sizes = [tau.square().sum().clamp(min=1e-30) for tau in taus]
-    grams = [tau.T @ tau / size for tau, size in zip(taus, sizes, strict=True)]
+    grams = [tau.T @ tau / tau.square().sum().clamp(min=1e-30) for tau in taus]
     count = max(1, int(rank * min(start.shape)))
     leading = torch.cat([torch.linalg.svd(tau)[0][:, :count] for tau in taus], dim=1)
     vectors, values, _ = torch.linalg.svd(leading, full_matrices=False)
@@ -146,10 +136,9 @@ def _shift(start: Tensor, taus: Sequence[Tensor], rank: float, steps: int) -> Te
     step = 0.5 / max(float(torch.linalg.matrix_norm(sum(grams, 0 * grams[0]), 2)), 1e-30)
     shift = torch.zeros_like(start)
     for _ in range(steps):
-        gradient = sum(
-            (2 * (shift + start - tau) @ gram for tau, gram in zip(taus, grams, strict=True)),
-            torch.zeros_like(start),
-        )
+        gradient = torch.zeros_like(start)
+        for tau, gram in zip(taus, grams, strict=True):
+            gradient = gradient + 2 * (shift + start - tau) @ gram
         shift = shift - step * (gradient - shared @ (shared.T @ gradient))
     return shift
 
@@ -347,7 +336,8 @@ def _tuned(
     from qmtl.training import fit
 
     tuned = [copy.deepcopy(model) for model in models]
-    settings = {"max_epochs": 1, "progress": False, "schedule": "constant"} | options
+    settings: dict[str, Any] = {"max_epochs": 1, "progress": False, "schedule": "constant"}
+    settings |= options
     for number in range(rounds):
         for model, own in zip(tuned, data, strict=True):
             set_shared(model, start)
@@ -380,9 +370,8 @@ def _masked(
             noise = (uniform / (1 - uniform)).log().to(value)
             masked[name] = _mask(logits[name] + noise) * value
         state = _plus(start, masked)
-        loss = torch.stack(
-            [_loss(model, own, state, generator) for model, own in zip(models, data, strict=True)]
-        ).sum()
+        pairs = zip(models, data, strict=True)
+        loss = torch.stack([_loss(*pair, state, generator) for pair in pairs]).sum()
         optimizer.zero_grad()
         # Only the mask gets gradients; the given models are not changed.
         loss.backward(inputs=list(logits.values()))
@@ -400,23 +389,20 @@ def _loss(
     model: MultiTaskModel, data: MultiTaskData, state: State, generator: torch.Generator
 ) -> Tensor:
     """Return the mean loss of a model's tasks on a batch, with another shared state."""
-    rows = torch.randint(len(data.train), (BATCH,), generator=generator)
+    rows = data.train.take(torch.randint(len(data.train), (BATCH,), generator=generator))
     parameters = {
         name if name.startswith("encoder.") else f"head.{_PLACES.get(name, name)}": value
         for name, value in state.items()
         if not name.startswith("head.")
     }
-    given = data.train.inputs[rows].to(next(model.parameters()))
+    reference, layout = next(model.parameters()), task_layout(model.tasks)
+    batch = Batch(rows.inputs, layout.join_targets(rows.targets), False, rows.relative_weight)
+    batch = batch.to(reference.device)
     # Evaluation mode: no dropout, and batch statistics are neither used nor changed.
     with evaluating(model):
-        logits = called_with(model, parameters, (given,))
-    weights = data.train.relative_weight
-    weights = None if weights is None else weights[rows].to(given.device)
-    losses = []
-    for task in model.tasks:
-        targets = data.train.targets[task.name][rows].to(given.device)
-        if bool(task.labelled(targets).any()):
-            wanted = model.standardise(task, targets)
-            total, count = task.loss_terms(logits[task.name], wanted, weights)
-            losses.append(total / count)
-    return torch.stack(losses).mean() if losses else torch.zeros(())
+        logits = called_with(model, parameters, (batch.inputs.to(reference),), {"joined": True})
+    mean, std = model.target_scale()
+    wanted = (batch.targets - mean) / std
+    sums, counts = layout.loss_terms(logits, wanted, sample_weight=batch.sample_weight)
+    there = counts > 0
+    return (sums[there] / counts[there]).mean() if bool(there.any()) else torch.zeros(())

@@ -74,59 +74,50 @@ def _way_out(*heads: Any) -> str:
     return next((head.instead for head in heads if getattr(head, "instead", "")), "")
 
 
+def _same(what: str, sides: Sequence[Any], which: str) -> None:
+    """Raise unless both sides, those of model 1 and of another, are the same."""
+    if sides[0] != sides[1]:
+        raise InvalidInputError(f"{what}: model 1 has {sides[0]}; {which} has {sides[1]}")
+
+
 def _check_pair(first: MultiTaskModel, other: MultiTaskModel, which: str) -> None:
     check_shape(first, other, which)
     theirs = {task.name: task for task in other.tasks}
-    for task in first.tasks:
-        twin = theirs.get(task.name)
-        if twin is None:
-            continue
-        about = [f"{t.kind}, {t.n_outputs} outputs, classes {t.class_names}" for t in (task, twin)]
-        if about[0] != about[1]:
-            raise InvalidInputError(
-                f"task {task.name!r} differs: model 1 has {about[0]}; {which} has {about[1]}"
-            )
+    for task in (task for task in first.tasks if task.name in theirs):
+        twins = task, theirs[task.name]
+        sides = [f"{t.kind}, {t.n_outputs} outputs, classes {t.class_names}" for t in twins]
+        _same(f"task {task.name!r} differs", sides, which)
         if isinstance(first.head, QuantumHead):
             circuits = [model.head.circuit for model in (first, other)]
             places = [(c.register(task.name), c.ansatz(task.name)) for c in circuits]
-            about = [f"wires {r.wires}, {r.readout}, {block}" for r, block in places]
-            if about[0] != about[1]:
-                raise InvalidInputError(
-                    f"task {task.name!r} is measured in another way: model 1 has {about[0]}; "
-                    f"{which} has {about[1]}"
-                )
+            sides = [f"wires {r.wires}, {r.readout}, {block}" for r, block in places]
+            _same(f"task {task.name!r} is measured in another way", sides, which)
     if first.columns != other.columns:
-        sides = column_differences(first.columns, other.columns)
-        raise InvalidInputError(
-            f"the inputs have different columns, ranges or categories: model 1 has "
-            f"{sides[0]}; {which} has {sides[1]}"
-        )
+        differences = column_differences(first.columns, other.columns)
+        _same("the inputs have different columns, ranges or categories", differences, which)
 
 
 def check_shape(first: MultiTaskModel, other: MultiTaskModel, which: str) -> None:
     """Raise unless the models' encoders and encodings have the same shape."""
-    one, two = first.head, other.head
-    kinds = type(one), type(two)
+    heads = first.head, other.head
+    kinds = [type(head) for head in heads]
     if kinds[0] is not kinds[1] or kinds[0] not in (QuantumHead, LinearHead):
         raise InvalidInputError(
             f"merge takes models that all have a QuantumHead, or all a LinearHead; model 1 has a "
-            f"{kinds[0].__name__}, {which} a {kinds[1].__name__}{_way_out(one, two)}"
+            f"{kinds[0].__name__}, {which} a {kinds[1].__name__}{_way_out(*heads)}"
         )
-    if one.n_features != two.n_features:
+    if heads[0].n_features != heads[1].n_features:
         raise InvalidInputError(
-            f"the heads take different numbers of features: model 1 {one.n_features}, {which} "
-            f"{two.n_features}"
+            f"the heads take different numbers of features: model 1 {heads[0].n_features}, {which} "
+            f"{heads[1].n_features}"
         )
-    if isinstance(one, QuantumHead):
-        about = [
-            f"layout {h.circuit.layout}, {h.circuit.n_wires} wires, {h.circuit.encoding}, angle "
-            f"map {h.angle_map}"
-            for h in (one, two)
+    if kinds[0] is QuantumHead:
+        pairs = [(head.circuit, head.angle_map) for head in heads]
+        sides = [
+            f"layout {c.layout}, {c.n_wires} wires, {c.encoding}, angle map {angle_map}"
+            for c, angle_map in pairs
         ]
-        if about[0] != about[1]:
-            raise InvalidInputError(
-                f"the circuits differ: model 1 has {about[0]}; {which} has {about[1]}"
-            )
+        _same("the circuits differ", sides, which)
     _check_encoders(first.encoder, other.encoder, which)
 
 
@@ -134,19 +125,15 @@ def _check_encoders(one: nn.Module, two: nn.Module, which: str) -> None:
     kinds = [type(encoder).__name__ for encoder in (one, two)]
     shapes = [{n: tuple(v.shape) for n, v in e.state_dict().items()} for e in (one, two)]
     if type(one) is not type(two) or shapes[0] != shapes[1]:
-        names = [n for n in {**shapes[0], **shapes[1]} if shapes[0].get(n) != shapes[1].get(n)]
+        names = [n for n in shapes[0] | shapes[1] if shapes[0].get(n) != shapes[1].get(n)]
         detail = [", ".join(f"{n} {s.get(n, 'missing')}" for n in names[:3]) for s in shapes]
         raise InvalidInputError(
             f"the encoders differ in shape: model 1 is a {kinds[0]} {detail[0]}, {which} a "
             f"{kinds[1]} {detail[1]}"
         )
     # Networks with equal weight shapes may differ in activations, strides or a pretrained base.
-    pairs = zip(_design(one), _design(two), strict=True)
-    about = next((pair for pair in pairs if pair[0] != pair[1]), None)
-    if about is not None:
-        raise InvalidInputError(
-            f"the encoders differ: model 1 has {kinds[0]} {about[0]}, {which} {kinds[1]} {about[1]}"
-        )
+    for about in zip(_design(one), _design(two), strict=True):
+        _same("the encoders differ", [f"{kinds[0]} {part}" for part in about], which)
 
 
 def _design(encoder: nn.Module) -> list[str]:
@@ -216,10 +203,9 @@ def set_shared(model: MultiTaskModel, state: Mapping[str, Tensor]) -> None:
 def assembled(models: Models, state: Mapping[str, Tensor], same_tasks: bool) -> MultiTaskModel:
     """Return the model of all tasks with a merged shared state.
 
-    Models of the same tasks give a model with the same circuit. Otherwise tasks keep their blocks.
-    In the shared layout all blocks are on the same wires. In the partitioned layout the registers
-    of all models are placed side by side; each has the merged encoding, and the encoder's last
-    layer is repeated, or each model's own if the state has none.
+    Models of different tasks keep their blocks: in the shared layout on the same wires; in the
+    partitioned layout with their registers side by side, each with the merged encoding. There the
+    encoder's last layer is repeated, or each model keeps its own if the state has none.
     """
     first = models[0]
     merged = base = copy.deepcopy(first)
@@ -298,10 +284,9 @@ def _with_layers(encoder: nn.Module, layers: Sequence[nn.Linear]) -> nn.Module:
     if not layers:
         return encoder
     layer = _own_layer(encoder, len(layers))
+    names = [name for name, _ in layer.named_parameters()]
     # The layer itself may be one of them.
-    joined = {
-        n: torch.cat([getattr(own, n) for own in layers]) for n in dict(layer.named_parameters())
-    }
+    joined = {name: torch.cat([getattr(own, name) for own in layers]) for name in names}
     for name, value in joined.items():
         setattr(layer, name, nn.Parameter(value))
     layer.out_features *= len(layers)
