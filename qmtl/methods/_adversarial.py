@@ -197,11 +197,6 @@ class Adversarial(Attack, MethodSection):
     Attributes:
         share: fraction of the rows of each batch that are attacked, drawn at random.
 
-    Example:
-        >>> from qmtl.training import TrainingSettings
-        >>> TrainingSettings(adversarial=0.1).adversarial.epsilon
-        0.1
-
     References:
         Madry et al., arXiv:1706.06083. With auxiliary tasks: Ghamizi et al., arXiv:2302.02907.
     """

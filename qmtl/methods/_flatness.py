@@ -71,24 +71,16 @@ class _TaskSharpness(Method):
         if not step.uses_jacobian:
             gradients = step.combined(losses, rows)
         else:
-            gradients = [own.sum(0) for own in rows[n_shared:]]
             shared = [torch.stack(one) for one in zip(*plain, strict=True)][:n_shared]
             flat = [a - b for a, b in zip(rows, shared, strict=False)]
-            gradients = [*self._aggregated(losses, shared, flat, step), *gradients]
+            gradients = step.combined(losses, shared) if shared else []
+            # Some aggregators do not accept a matrix of zeros.
+            if any(bool(one.any()) for one in flat):
+                more = step.combined(losses, flat)
+                gradients = [a + b for a, b in zip(gradients, more, strict=True)]
+            gradients += [own.sum(0) for own in rows[n_shared:]]
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
-
-    @staticmethod
-    def _aggregated(
-        losses: TaskLosses, plain: list[Tensor], flat: list[Tensor], step: Step
-    ) -> list[Tensor]:
-        if not plain:
-            return []
-        combined = step.combined(losses, plain)
-        # Some aggregators do not accept a matrix of zeros.
-        if not any(bool(rows.any()) for rows in flat):
-            return combined
-        return [a + b for a, b in zip(combined, step.combined(losses, flat), strict=True)]
 
     @torch.no_grad()
     def _sharp(self, batch: Batch, place: int, found: list[Tensor], step: Step) -> list[Tensor]:

@@ -47,11 +47,6 @@ class Interpolation(MethodSection):
         share: the probability that a task is replaced in a step; 0 trains as without this method.
         concentration: c; the larger it is, the more evenly tasks are mixed.
 
-    Example:
-        >>> from qmtl.training import TrainingSettings
-        >>> TrainingSettings(interpolation=True).interpolation.concentration
-        2
-
     References:
         Yao, Zhang and Finn, arXiv:2106.02695.
     """

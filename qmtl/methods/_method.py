@@ -48,8 +48,8 @@ class Batch:
 class TaskLosses:
     """The losses of a batch, and what they were computed from.
 
-    A loss is this process's share of the mean over the labels of all processes: its value is global
-    and its gradient local, so that the sum of all processes' gradients is the gradient of the mean.
+    A loss is a mean over the labels of all processes. Its value is global and its gradient local,
+    so that the sum of all processes' gradients is the gradient of the mean.
 
     Attributes:
         values: losses of the tasks with labels, (present,), with a graph.
@@ -196,15 +196,7 @@ class Method(nn.Module):
 
 
 def using(methods: Iterable[Any], hook: str) -> list[Any]:
-    """Return the methods whose class defines a hook.
-
-    Example:
-        >>> class Quiet(Method):
-        ...     def losses(self, losses, step):
-        ...         return losses
-        >>> len(using([Quiet()], "losses")), using([Quiet()], "logits")
-        (1, [])
-    """
+    """Return the methods whose class defines a hook."""
     return [m for m in methods if getattr(type(m), hook) is not getattr(Method, hook)]
 
 

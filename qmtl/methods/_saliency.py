@@ -36,17 +36,13 @@ class Saliency(MethodSection):
 
     The paper's public text does not define everything (which means, which samples, the form of the
     contrast); this is qmtl's choice. A task without labels takes no part. The alignment needs a
-    sample with two labels, and the entropy labels of two tasks.
+    sample with two labels, and the entropy labels of two tasks. Weights of rows count in the first
+    term; in the second all samples count equally.
 
     The second derivative is a difference of the losses' gradients at two points, one along the
-    terms' own gradient and one against it, in double precision. It is exact to some seven digits
-    and as fast as first-order gradients. Double backward cannot use the compiled engine; for five
-    tasks it took as long as 33 plain steps. Tasks whose light cones do not overlap are computed
-    together.
-
-    Weights of rows count in the first term; in the second all samples count equally. The method
-    runs in one process, since samples are contrasted with the whole batch, and without shots, whose
-    noise would exceed the difference.
+    terms' own gradient and one against it, in double precision: it is exact to some seven digits,
+    and as fast as first-order gradients. So the method works without shots only, whose noise would
+    exceed the difference. Tasks whose light cones do not overlap are computed together.
 
     Attributes:
         entropy: weight of the first term.
@@ -160,15 +156,7 @@ class _SaliencyTerms(Method):
 
 
 def entropy_of_tasks(saliency: Tensor) -> Tensor:
-    """Return the mean over features of the entropy of the tasks' shares of absolute saliency.
-
-    The saliency has shape (tasks, rows, features).
-
-    Example:
-        >>> apart = torch.eye(2)[:, None, :]
-        >>> float(entropy_of_tasks(apart)), round(float(entropy_of_tasks(apart * 0 + 1)), 4)
-        (0.0, 0.6931)
-    """
+    """Return the mean over features of the entropy of the tasks' shares of absolute saliency."""
     sizes = saliency.abs().mean(1)
     total = sizes.sum(0)
     shares = sizes / torch.where(total > 0, total, 1.0)
@@ -181,16 +169,7 @@ def entropy_of_tasks(saliency: Tensor) -> Tensor:
 def alignment_of_tasks(saliency: Tensor, labelled: Tensor, temperature: float) -> Tensor:
     """Measure how poorly a sample's saliency for one task identifies that for the others.
 
-    Args:
-        saliency: tensor (tasks, rows, features).
-        labelled: which tasks have labels in which rows, bool (tasks, rows).
-        temperature: temperature of the softmax over rows.
-
-    Example:
-        >>> both = torch.eye(2).expand(2, 2, 2)
-        >>> known = torch.ones(2, 2, dtype=torch.bool)
-        >>> round(float(alignment_of_tasks(both, known, 1.0)), 4)  # log(1 + e⁻¹)
-        0.3133
+    The saliency is (tasks, rows, features); `labelled` are bool (tasks, rows).
     """
     tiny = torch.finfo(saliency.dtype).tiny
     known = labelled & (saliency != 0).any(2)

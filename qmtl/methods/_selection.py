@@ -55,9 +55,8 @@ def influences(model: MultiTaskModel, data: MultiTaskData, *, batch_size: int = 
     Example:
         >>> import qmtl
         >>> data = qmtl.data.digits(tasks=["parity", "ink"])
-        >>> circuit = qmtl.HeadCircuit(data.tasks)
-        >>> encoder = qmtl.encoders.MLP(64, out_features=circuit.n_features, seed=0)
-        >>> model = qmtl.MultiTaskModel(encoder, qmtl.QuantumHead(circuit, seed=0))
+        >>> head = qmtl.QuantumHead(qmtl.HeadCircuit(data.tasks), seed=0)
+        >>> model = MultiTaskModel(qmtl.encoders.MLP(64, out_features=head.n_features), head)
         >>> influences(model, data).shape
         (1079, 2)
     """
@@ -127,9 +126,8 @@ def select(model: MultiTaskModel, data: MultiTaskData, keep: float = 0.5) -> Sel
     Example:
         >>> import qmtl
         >>> data = qmtl.data.digits(tasks=["parity", "ink"])
-        >>> circuit = qmtl.HeadCircuit(data.tasks)
-        >>> encoder = qmtl.encoders.MLP(64, out_features=circuit.n_features, seed=0)
-        >>> model = qmtl.MultiTaskModel(encoder, qmtl.QuantumHead(circuit, seed=0))
+        >>> head = qmtl.QuantumHead(qmtl.HeadCircuit(data.tasks), seed=0)
+        >>> model = MultiTaskModel(qmtl.encoders.MLP(64, out_features=head.n_features), head)
         >>> len(select(model, data, keep=0.25).data.train)
         270
 

@@ -71,13 +71,7 @@ class BatchPlan:
         return max(1, whole + (rest >= min(self.smallest, self.batch_size)))
 
     def epoch(self, epoch: int) -> list[Tensor]:
-        """Return the row numbers of every step of one epoch.
-
-        Example:
-            >>> plan = BatchPlan((torch.arange(5),), 2, 1, 1.0, seed=0)
-            >>> [len(rows) for rows in plan.epoch(0)]
-            [2, 2, 1]
-        """
+        """Return the row numbers of every step of one epoch."""
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
         if len(self.rows) == 1:
             order = self.rows[0][torch.randperm(len(self.rows[0]), generator=generator)]

@@ -126,10 +126,8 @@ class ResumedSettings(Callback):
         changed = {name for name in RATES if self.before.get(name) != self.now[name]}
         if changed & {"learning_rate", "head_learning_rate", "weight_decay"}:
             fresh: Any = pl_module.configure_optimizers()
-            (optimizer,) = trainer.optimizers
-            for group, wanted in zip(
-                optimizer.param_groups, fresh["optimizer"].param_groups, strict=True
-            ):
+            groups = [o.param_groups for o in (*trainer.optimizers, fresh["optimizer"])]
+            for group, wanted in zip(*groups, strict=True):
                 group |= {name: wanted[name] for name in ("lr", "weight_decay")}
                 if "initial_lr" in group:
                     group["initial_lr"] = wanted["lr"]
@@ -233,9 +231,8 @@ def is_finished(content: dict[str, Any], settings: TrainingSettings) -> bool:
     """
     if int(content["epoch"]) + 1 >= settings.n_epochs:
         return True
-    waits = [
-        state["wait_count"]
-        for name, state in content.get("callbacks", {}).items()
+    return settings.patience is not None and any(
+        state["wait_count"] >= settings.patience
+        for name, state in content["callbacks"].items()
         if name.startswith("EarlyStopping") and repr(settings.monitor) in name
-    ]
-    return settings.patience is not None and any(wait >= settings.patience for wait in waits)
+    )

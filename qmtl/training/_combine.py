@@ -60,14 +60,12 @@ def scalarizers() -> dict[str, type]:
 
 
 def _concrete(module: Any, kind: type) -> dict[str, type]:
-    named = {name: getattr(module, name) for name in module.__all__}
+    bases = ("WeightedAggregator", "GramianWeightedAggregator")
+    named = {name: getattr(module, name) for name in module.__all__ if name not in bases}
     return {
         name: value
         for name, value in named.items()
-        if isinstance(value, type)
-        and issubclass(value, kind)
-        and not inspect.isabstract(value)
-        and name not in ("WeightedAggregator", "GramianWeightedAggregator")
+        if isinstance(value, type) and issubclass(value, kind) and not inspect.isabstract(value)
     }
 
 
@@ -161,13 +159,11 @@ def _make(
     options: Mapping[str, Any],
     dtype: torch.dtype,
 ) -> Any:
-    matches = {_plain(key): key for key in known}
-    if not isinstance(name, str) or _plain(name) not in matches:
+    key = {_plain(key): key for key in known}.get(_plain(str(name)))
+    if key is None:
         raise unknown_name(what, name, known)
-    key = matches[_plain(name)]
     parameters = inspect.signature(known[key]).parameters
-    arguments: dict[str, Any] = dict(DEFAULTS.get(key, {}))
-    arguments |= {count: n_tasks for count in COUNTS if count in parameters}
+    arguments = DEFAULTS.get(key, {}) | {count: n_tasks for count in COUNTS if count in parameters}
     if "weights" in parameters and parameters["weights"].default is inspect.Parameter.empty:
         arguments["weights"] = torch.full((n_tasks,), 1 / n_tasks, dtype=dtype)
     if "projector" in parameters:
@@ -178,14 +174,13 @@ def _make(
         if option not in parameters:
             accepted = [p for p in parameters if p not in ("args", "kwargs", *COUNTS)]
             raise unknown_name(f"option of {what} {key}:", option, accepted)
+        where = f"{what} {key}: option {option!r}"
         if option in COUNTS:
             raise InvalidInputError(
-                f"{what} {key}: option {option!r} is the number of tasks, {n_tasks} here, and "
-                f"cannot be set"
+                f"{where} is the number of tasks, {n_tasks} here, and cannot be set"
             )
-        arguments[option] = value
-        if option in VECTORS and value is not None:
-            arguments[option] = _vector(f"{what} {key}: option {option!r}", value, n_tasks, dtype)
+        is_vector = option in VECTORS and value is not None
+        arguments[option] = _vector(where, value, n_tasks, dtype) if is_vector else value
     try:
         combiner = known[key](**arguments)
     except ImportError as error:
@@ -251,30 +246,23 @@ def scalarize(combiner: Any, losses: Tensor, present: Tensor | None, last: Tenso
     """Return a scalarizer's value for the losses of the tasks that are present, (present,).
 
     A scalarizer that keeps state from step to step sees the `last` loss of an absent task.
-
-    Example:
-        >>> stch = make_scalarizer("constant", 3, {"weights": [1.0, 10.0, 100.0]})
-        >>> float(scalarize(stch, torch.tensor([2.0, 3.0]), torch.tensor([0, 2]), torch.zeros(3)))
-        302.0
     """
-    total: Tensor
-    if present is None:
-        total = combiner(losses)
-    elif is_sum(combiner):
+    if present is not None and is_sum(combiner):
         ((name, vector),) = combiner.named_parameters()
-        total = torch.func.functional_call(combiner, {name: vector[present]}, losses)
-    elif getattr(combiner, "takes_missing", False):
-        absent = torch.full_like(last, torch.nan, dtype=losses.dtype)
-        total = combiner(absent.index_copy(0, present, losses))
-    elif has_state(combiner):
-        total = combiner(last.to(losses.dtype).index_copy(0, present, losses))
-    else:
-        twin = copy.copy(combiner)
+        part: Tensor = torch.func.functional_call(combiner, {name: vector[present]}, losses)
+        return part
+    if present is not None and has_state(combiner):
+        known = last.to(losses.dtype)
+        if getattr(combiner, "takes_missing", False):
+            known = torch.full_like(known, torch.nan)
+        losses = known.index_copy(0, present, losses)
+    elif present is not None:
+        combiner = copy.copy(combiner)
         for name in VECTORS:
-            value = getattr(twin, name, None)
+            value = getattr(combiner, name, None)
             if isinstance(value, Tensor):
-                setattr(twin, name, value[present])
-        total = twin(losses)
+                setattr(combiner, name, value[present])
+    total: Tensor = combiner(losses)
     return total
 
 
@@ -292,19 +280,20 @@ OPTIMISERS: dict[str, Any] = {
 }
 
 
-def _pack(value: Any) -> Any:
+def _packed(value: Any) -> dict[str, Any] | None:
+    """Return a value of an attribute as tensors and plain containers; None if it is no state."""
     if isinstance(value, np.ndarray):
         return {"kind": "array", "value": torch.from_numpy(value.copy())}
     if isinstance(value, torch.optim.Optimizer):
         return {"kind": type(value).__name__, "value": value.state_dict()}
-    return {"kind": "plain", "value": value}
+    return {"kind": "plain", "value": value} if _is_plain(value) else None
 
 
-def _is_state(value: Any) -> bool:
+def _is_plain(value: Any) -> bool:
     if isinstance(value, list | tuple):
-        return all(_is_state(item) for item in value)
-    plain = (bool, int, float, str, Tensor, torch.dtype, torch.device)
-    return value is None or isinstance(value, (*plain, np.ndarray, torch.optim.Optimizer))
+        return all(map(_is_plain, value))
+    plain = bool | int | float | str | Tensor | torch.dtype | torch.device | None
+    return isinstance(value, plain)
 
 
 def combiner_state(combiner: nn.Module) -> dict[str, Any]:
@@ -313,14 +302,10 @@ def combiner_state(combiner: nn.Module) -> dict[str, Any]:
     TorchJD keeps moving averages, previous losses and FAMO's optimiser outside ``state_dict``.
     Random generators need no state: each epoch seeds them from the run's seed.
     """
-    attributes = {
-        path: {
-            key: _pack(value)
-            for key, value in vars(module).items()
-            if key not in MODULE_ATTRIBUTES and _is_state(value)
-        }
-        for path, module in combiner.named_modules()
-    }
+    attributes = {}
+    for path, module in combiner.named_modules():
+        own = {k: _packed(v) for k, v in vars(module).items() if k not in MODULE_ATTRIBUTES}
+        attributes[path] = {key: packed for key, packed in own.items() if packed is not None}
     return {"state_dict": combiner.state_dict(), "attributes": attributes}
 
 

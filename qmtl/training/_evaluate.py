@@ -86,14 +86,10 @@ def evaluate(
     Example:
         >>> import qmtl
         >>> data = qmtl.data.digits(tasks=["parity"])
-        >>> circuit = qmtl.HeadCircuit(data.tasks)
-        >>> encoder = qmtl.encoders.MLP(64, out_features=circuit.n_features, seed=0)
-        >>> model = MultiTaskModel(encoder, qmtl.QuantumHead(circuit, seed=0))
-        >>> list(evaluate(model, data.test)["parity"])
+        >>> head = qmtl.QuantumHead(qmtl.HeadCircuit(data.tasks), seed=0)
+        >>> model = MultiTaskModel(qmtl.encoders.MLP(64, out_features=head.n_features), head)
+        >>> list(evaluate(model, data.test, attack=qmtl.methods.Attack(epsilon=0.1))["parity"])
         ['loss', 'accuracy', 'f1', 'auroc']
-        >>> robust = evaluate(model, data.test, attack=qmtl.methods.Attack(epsilon=0.1))["parity"]
-        >>> robust["loss"] > evaluate(model, data.test)["parity"]["loss"]
-        True
     """
     if attack is not None:
         split = attacked_split(model, split, attack, batch_size=batch_size)
@@ -243,8 +239,7 @@ def read_predictions(path: str | Path, tasks: Sequence[Task]) -> dict[str, TaskP
         raise RunDirectoryError(f"{path} is damaged: it is empty")
     if any(len(row) != len(header) for row in rows):
         raise RunDirectoryError(f"{path} is damaged: not every row has {len(header)} columns")
-    columns = dict(zip(header, map(list, zip(*rows, strict=True)), strict=True)) if rows else {}
-    columns = columns or {name: [] for name in header}
+    columns = {name: [row[i] for row in rows] for i, name in enumerate(header)}
     try:
         return {task.name: _task(task, columns) for task in tasks}
     except KeyError as error:
@@ -259,20 +254,16 @@ def _task(task: Task, columns: Columns) -> TaskPredictions:
     predictions, targets = _numbers(columns, names.values), None
     if names.targets[0] in columns:
         if task.kind in ("binary", "multiclass"):
-            targets = _classes(task, columns[names.targets[0]])
+            codes = {"": math.nan} | {label: i for i, label in enumerate(class_labels(task))}
+            cells = columns[names.targets[0]]
+            if unknown := set(cells) - set(codes):
+                raise ValueError(f"task {task.name!r} has no class {min(unknown)!r}")
+            found = torch.tensor([codes[cell] for cell in cells], dtype=torch.float64)
         else:
             found = _numbers(columns, names.targets)
-            targets = task.to_targets(found if several else found[:, 0])
+            found = found if several else found[:, 0]
+        targets = task.to_targets(found)
     return TaskPredictions(task, predictions if several else predictions[:, 0], targets)
-
-
-def _classes(task: Task, cells: Sequence[str]) -> Tensor:
-    labels = {label: i for i, label in enumerate(class_labels(task))}
-    unknown = {cell for cell in cells if cell} - set(labels)
-    if unknown:
-        raise ValueError(f"task {task.name!r} has no class {min(unknown)!r}")
-    codes = [labels[cell] if cell else math.nan for cell in cells]
-    return task.to_targets(torch.tensor(codes, dtype=torch.float64))
 
 
 def _numbers(columns: Columns, names: Sequence[str]) -> Tensor:

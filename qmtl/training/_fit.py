@@ -141,7 +141,6 @@ def fit(
             if checkpoints is not None:
                 # It comes last, so that it saves the other callbacks' state after this epoch.
                 used.append(last_checkpoint(folder))
-            _begin_training(model)
             with restoring(last, resumed):
                 epochs = run_trainer(module, data, used, checkpoints, checkpoint=last)
             # All processes use the first process's folder.
@@ -187,12 +186,6 @@ def _see_inputs(model: MultiTaskModel, inputs: Tensor) -> None:
         ) from None
 
 
-def _begin_training(model: MultiTaskModel) -> None:
-    # If a model in training mode has modules in evaluation mode, these are the user's choice.
-    if not model.training:
-        model.train()
-
-
 def check_fit(model: MultiTaskModel, data: MultiTaskData, settings: TrainingSettings) -> None:
     """Raise what `fit` would raise, without training or writing anything."""
     _checked(model, data, settings)
@@ -205,13 +198,12 @@ def _check_callbacks(
 ) -> None:
     """Refuse averages of weights that `fit` would replace, or train further."""
     cannot = settings.restore_best or any(isinstance(m, BATCH_NORMS) for m in model.modules())
-    for callback in callbacks:
-        if isinstance(callback, StochasticWeightAveraging) and cannot:
-            raise InvalidInputError(
-                "StochasticWeightAveraging sets its average when training ends: it needs "
-                "restore_best=False and a model without batch normalisation. Lightning's "
-                "WeightAveraging averages during training, and works with both"
-            )
+    if cannot and any(isinstance(callback, StochasticWeightAveraging) for callback in callbacks):
+        raise InvalidInputError(
+            "StochasticWeightAveraging sets its average when training ends: it needs "
+            "restore_best=False and a model without batch normalisation. Lightning's "
+            "WeightAveraging averages during training, and works with both"
+        )
 
 
 def settings_for(settings: TrainingSettings, data: MultiTaskData) -> TrainingSettings:
@@ -324,27 +316,14 @@ def _load_weights(module: MultiTaskModule, content: dict[str, Any]) -> None:
 
 @dataclass(frozen=True)
 class RowsFit:
-    """The outcome of `fit_rows`.
-
-    Attributes:
-        history: one row per epoch, split, task and metric, as in `qmtl.Result`.
-        epochs: number of epochs trained.
-        best_epoch: the epoch whose weights were kept; epochs count from 1.
-    """
+    """The outcome of `fit_rows`, in the form of `qmtl.Result`."""
 
     history: list[dict[str, Any]]
     epochs: int
     best_epoch: int
 
     def training_losses(self) -> list[float]:
-        """Return the mean over tasks of the training loss, per epoch.
-
-        Example:
-            >>> rows = [{"epoch": 1, "split": "train", "task": t, "metric": "loss", "value": v}
-            ...         for t, v in (("a", 1.0), ("b", 3.0))]
-            >>> RowsFit(rows, 1, 1).training_losses()
-            [2.0]
-        """
+        """Return the mean over tasks of the training loss, per epoch."""
         epochs: list[list[float]] = [[] for _ in range(self.epochs)]
         for row in self.history:
             if (row["split"], row["metric"]) == ("train", "loss"):
@@ -403,7 +382,6 @@ def fit_rows(
     spare = train if validation is None else validation
     data = MultiTaskData("rows", model.tasks, train, spare, spare)
     module = _checked(model, data, settings)
-    _begin_training(model)
     keep = _KeepBest(settings.monitor)
     callbacks: list[Callback] = [keep] if validation is not None and settings.restore_best else []
     epochs = run_trainer(module, data, callbacks, validate=validation is not None)

@@ -96,11 +96,6 @@ def check_loggers(names: Iterable[str]) -> None:
 
     Example:
         >>> check_loggers(["csv"])
-        >>> check_loggers(["tensorbord"])
-        Traceback (most recent call last):
-        ...
-        qmtl.errors.InvalidInputError: unknown logger 'tensorbord'; did you mean 'tensorboard'? \
-Known: csv, tensorboard, mlflow, wandb
     """
     for name in names:
         if name not in LOGGERS:
@@ -131,15 +126,10 @@ def log_to(
         MissingDependencyError: if a logger is not installed; the error names the extra.
 
     Example:
-        >>> import tempfile, qmtl
-        >>> data = qmtl.data.digits(tasks=["parity"])
-        >>> circuit = qmtl.HeadCircuit(data.tasks)
-        >>> encoder = qmtl.encoders.MLP(64, out_features=circuit.n_features)
-        >>> model = qmtl.MultiTaskModel(encoder, qmtl.QuantumHead(circuit))
+        >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder, log_to("csv", folder=folder) as log:
-        ...     result = qmtl.fit(model, data, max_epochs=1, progress=False, callbacks=[log])
-        ...     (Path(folder) / "csv" / "metrics.csv").is_file()
-        True
+        ...     len(log.loggers)  # qmtl.fit(model, data, callbacks=[log])
+        1
     """
     check_loggers(names)
     given = dict(options or {})
@@ -218,10 +208,7 @@ class EpochBar(TQDMProgressBar):
 
 
 class NotebookBar(ProgressBar):
-    """One HTML bar over all steps of all epochs.
-
-    It needs no widgets, and a saved notebook keeps its last state as one line.
-    """
+    """One HTML bar over all steps, without widgets; a saved notebook keeps it as one line."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -273,15 +260,9 @@ class StepTimes(Callback):
     """A callback for `fit` that times every training step, without the loading of its batch.
 
     Example:
-        >>> import qmtl
-        >>> data = qmtl.data.digits(tasks=["parity"])
-        >>> circuit = qmtl.HeadCircuit(data.tasks)
-        >>> encoder = qmtl.encoders.MLP(64, out_features=circuit.n_features, seed=0)
-        >>> model = qmtl.MultiTaskModel(encoder, qmtl.QuantumHead(circuit, seed=0))
-        >>> times = StepTimes()
-        >>> _ = qmtl.fit(model, data, max_epochs=1, progress=False, callbacks=[times])
-        >>> len(times.seconds), times.median > 0
-        (34, True)
+        >>> times = StepTimes()  # qmtl.fit(model, data, callbacks=[times])
+        >>> times.seconds
+        []
     """
 
     def __init__(self) -> None:
@@ -298,10 +279,7 @@ class StepTimes(Callback):
 
     @property
     def median(self) -> float:
-        """Median of the seconds per step, so that compilation in the first step does not count.
-
-        It is NaN before any step.
-        """
+        """Median of the seconds, so that compilation in the first step does not count; or NaN."""
         return statistics.median(self.seconds) if self.seconds else math.nan
 
 

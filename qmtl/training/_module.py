@@ -112,9 +112,7 @@ class MultiTaskModule(pl.LightningModule):
         fixed = self.uses_jacobian or steps_itself
         self.weights: list[nn.Parameter] = [] if fixed else list(self.combiner.parameters())
         named = dict(zip(settings.methods(), methods, strict=True))
-        self.step = TrainingStep(
-            model, settings, self.tasks, self.trained, self.combiner, self.weights, named
-        )
+        self.step = TrainingStep(model, settings, self.trained, self.combiner, self.weights, named)
         self._trainable = [p.requires_grad for p in model.parameters()]
         self._stepped = [*self.trained.shared, *self.trained.own, *self.weights]
         # Accumulated batches: their gradients' sums, which tasks had labels, and their number.

@@ -43,7 +43,11 @@ class TrainedParameters:
         self.own = [p for rows in self._rows for p in rows.parameters() if p.requires_grad]
         owned = {id(p) for p in self.own}
         self.shared = [p for p in model.parameters() if p.requires_grad and id(p) not in owned]
-        self.row_of = self._task_of_entries()
+        place = {task.name: i for i, task in enumerate(self.tasks)}
+        self.row_of: dict[nn.Parameter, Tensor] = {}
+        for rows in self._rows:
+            entries = torch.tensor([place.get(name, len(place)) for name in rows.names])
+            self.row_of |= dict.fromkeys(rows.parameters(), entries[rows.row_of.cpu()])
         if only:
             self.shared = []
             alone = self._alone(model)
@@ -59,14 +63,6 @@ class TrainedParameters:
             )
         self.further = list(further)
         self.own += further
-
-    def _task_of_entries(self) -> dict[nn.Parameter, Tensor]:
-        place = {task.name: i for i, task in enumerate(self.tasks)}
-        found: dict[nn.Parameter, Tensor] = {}
-        for rows in self._rows:
-            tasks = torch.tensor([place.get(name, len(place)) for name in rows.names])
-            found |= dict.fromkeys(rows.parameters(), tasks[rows.row_of.cpu()])
-        return found
 
     def _alone(self, model: MultiTaskModel) -> dict[nn.Parameter, Tensor]:
         """Mark the entries of shared parameters that affect only these tasks."""
@@ -139,8 +135,7 @@ class _ByRow(torch.optim.Optimizer):
                 if row_of is None or parameter.grad is None:
                     continue
                 counts = self.state[parameter].get("step")
-                apart = counts is not None and counts.ndim > 0
-                if apart or present is not None:
+                if present is not None or (counts is not None and counts.ndim > 0):
                     held.append((parameter, parameter.grad, group, row_of))
                     parameter.grad = None
         # If all rows have always been present, torch's kernel can do the step.
@@ -227,31 +222,11 @@ class RowAdam(_AdamRows, torch.optim.Adam):
 
 
 class RowAdamW(_AdamRows, torch.optim.AdamW):
-    """`torch.optim.AdamW` that steps parameters row by row; see `RowAdam`.
-
-    Example:
-        >>> weights = torch.nn.Parameter(torch.ones(2))
-        >>> group = {"params": [weights], "row_of": [torch.tensor([0, 1])]}
-        >>> optimizer = RowAdamW([group], lr=0.1, weight_decay=0.5)
-        >>> weights.grad = torch.zeros(2)
-        >>> optimizer.step(present=torch.tensor([True, False]))
-        >>> weights.detach()
-        tensor([0.9500, 1.0000])
-    """
+    """`torch.optim.AdamW` that steps parameters row by row; see `RowAdam`."""
 
 
 class RowSGD(_ByRow, torch.optim.SGD):
-    """`torch.optim.SGD`, with or without momentum, that steps row by row; see `RowAdam`.
-
-    Example:
-        >>> weights = torch.nn.Parameter(torch.zeros(2))
-        >>> group = {"params": [weights], "row_of": [torch.tensor([0, 1])]}
-        >>> optimizer = RowSGD([group], lr=0.5, momentum=0.9)
-        >>> weights.grad = torch.ones(2)
-        >>> optimizer.step(present=torch.tensor([True, False]))
-        >>> weights.detach()
-        tensor([-0.5000,  0.0000])
-    """
+    """`torch.optim.SGD`, with or without momentum, that steps row by row; see `RowAdam`."""
 
     def _step_rows(
         self, weights: Tensor, gradient: Tensor, state: Any, group: dict[str, Any], rows: _Rows

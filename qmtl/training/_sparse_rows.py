@@ -1,8 +1,4 @@
-"""Rows of a Jacobian whose zeros are known, so that several rows are stored in one.
-
-Rows that share no place are differentiated as one and then separated (Curtis, Powell and Reid, IMA
-J. Appl. Math. 13, 1974).
-"""
+"""Rows of a Jacobian whose zeros are known, so that several rows are stored in one."""
 
 import math
 from dataclasses import dataclass
@@ -14,6 +10,9 @@ from torch import Tensor
 @dataclass(frozen=True)
 class Places:
     """The places where each task's row may be non-zero.
+
+    Rows that share no place are differentiated as one and then separated (Curtis, Powell and Reid,
+    IMA J. Appl. Math. 13, 1974).
 
     Attributes:
         group: group of each task, shape (tasks,); rows of one group share no place.
@@ -63,24 +62,7 @@ class Places:
 
 @dataclass(frozen=True)
 class SparseRows:
-    """The Jacobian's rows for one parameter; rows of a group are stored as one.
-
-    Args:
-        joint: the joint rows, shape (groups, *shape of the parameter); the first axis of the
-            parameter is the `places`.
-        places: places of the tasks' rows.
-
-    Example:
-        >>> task, place = torch.tensor([0, 0, 1]), torch.tensor([0, 1, 1])
-        >>> places = Places.of(task, place, torch.tensor([0, 1]), 2)
-        >>> rows = SparseRows(torch.tensor([[1.0, 2.0], [0.0, 3.0]]), places)
-        >>> rows.dense()
-        tensor([[1., 2.],
-                [0., 3.]])
-        >>> rows.gramian()
-        tensor([[5., 6.],
-                [6., 9.]])
-    """
+    """The joint rows for one parameter, (groups, *its shape), whose first axis are the places."""
 
     joint: Tensor
     places: Places

@@ -12,7 +12,7 @@ from qmtl.encoders import TaskEncoder
 from qmtl.errors import InvalidInputError, QmtlError
 from qmtl.methods import Batch, Method, TaskLosses, using
 from qmtl.model import MultiTaskModel
-from qmtl.tasks import Task, TaskLayout, task_layout
+from qmtl.tasks import TaskLayout, task_layout
 from qmtl.training._combine import has_state, scalarize
 from qmtl.training._jacobian import SharedJacobian, n_processes, set_gradients, sum_over_processes
 from qmtl.training._optimizers import TrainedParameters
@@ -36,13 +36,12 @@ class TrainingStep:
         self,
         model: MultiTaskModel,
         settings: TrainingSettings,
-        tasks: Sequence[Task],
         parameters: TrainedParameters,
         combiner: Any,
-        weights: Sequence[nn.Parameter] = (),
-        methods: Mapping[str, Method] | None = None,
+        weights: Sequence[nn.Parameter],
+        methods: Mapping[str, Method],
     ) -> None:
-        self.model, self.settings, self.tasks = model, settings, tuple(tasks)
+        self.model, self.settings, self.tasks = model, settings, parameters.tasks
         self.combiner, self.weights = combiner, list(weights)
         self.names = [task.name for task in self.tasks] if parameters.only else None
         self.layout = task_layout(self.tasks)
@@ -53,7 +52,7 @@ class TrainingStep:
         self.last_losses = torch.ones(len(self.tasks))
         self.target_scale: tuple[Tensor, Tensor] | None = None
         self.train(parameters)
-        self._find_hooks(methods or {})
+        self._find_hooks(methods)
         embeddings: Any = [m for m in model.modules() if isinstance(m, EMBEDDINGS) and m.sparse]
         self._sparse = embeddings if self.uses_jacobian or self._gradients else []
 
@@ -83,7 +82,6 @@ class TrainingStep:
         self._whole = bool(methods)
 
     def losses_of(self, batch: Batch, *, only: int | None = None) -> TaskLosses:
-        """Return losses of a batch's tasks with labels, before methods change them."""
         return self._losses(batch, rows=False, only=only)
 
     def losses(self, batch: Batch) -> TaskLosses:
@@ -119,11 +117,9 @@ class TrainingStep:
         return TaskLosses(losses, present, batch, total, features, logits, kept)
 
     def loss_terms_of(self, logits: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Return the sums of losses and their divisors, from joined logits, in this process."""
         return self._terms_in(self.layout, logits, self.standardised(batch.targets), batch)
 
     def standardised(self, targets: Tensor) -> Tensor:
-        """Return joined targets in the form that losses use: those of regressions standardised."""
         if self.layout.dtype != torch.float64:
             return targets
         if self.target_scale is None:
@@ -232,9 +228,14 @@ class TrainingStep:
         parameters = [*self.shared, *self.own]
         for parameter in (*parameters, *self.weights):
             parameter.grad = None
-        extra, more = self._extra_losses(losses), None
+        extra = self._extra_losses(losses)
+        more: list[Tensor | None] = []
         if extra is not None:
-            more = torch.autograd.grad(extra, parameters, retain_graph=True, allow_unused=True)
+            found = torch.autograd.grad(extra, parameters, retain_graph=True, allow_unused=True)
+            set_gradients(parameters, found)
+            more = [parameter.grad for parameter in parameters]
+            for parameter in parameters:
+                parameter.grad = None
         if not losses.values.requires_grad:
             pass  # everything that these tasks depend on is frozen
         elif self._gradients is not None:
@@ -246,15 +247,9 @@ class TrainingStep:
                 self.jacobian.aggregate(losses.values, losses.present, losses.rows)
             except ValueError as error:
                 raise self._named(error) from None
-        if more is None:
-            return
-        before = [parameter.grad for parameter in parameters]
-        for parameter in parameters:
-            parameter.grad = None
-        set_gradients(parameters, more)
-        for parameter, earlier in zip(parameters, before, strict=True):
-            if earlier is not None:
-                parameter.grad = earlier if parameter.grad is None else earlier + parameter.grad
+        for parameter, own in zip(parameters, more, strict=False):
+            if own is not None:
+                parameter.grad = own if parameter.grad is None else parameter.grad + own
 
     def _extra_losses(self, losses: TaskLosses) -> Tensor | None:
         found = [method.extra_loss(losses, self) for method in self._extra]
@@ -287,26 +282,21 @@ class TrainingStep:
         for weight, gradient in zip(self.weights, gradients[len(parameters) :], strict=True):
             weight.grad = None if gradient is None else gradient.contiguous()
 
-    def loss_weights(self, losses: TaskLosses) -> Tensor:
-        """Return scalarizer's derivative by each loss, (present,), and set `weights`' gradients."""
-        values = losses.values.detach().requires_grad_()
-        total = self._scalarized(values, losses.present)
-        found = torch.autograd.grad(total, [values, *self.weights], materialize_grads=True)
-        for weight, gradient in zip(self.weights, found[1:], strict=True):
-            weight.grad = gradient.contiguous()
-        return found[0]
-
     @staticmethod
     def summed(values: Tensor) -> Tensor:
-        """Return the sum over all processes."""
         return sum_over_processes(values)
 
     def combined(self, losses: TaskLosses, rows: Sequence[Tensor]) -> list[Tensor]:
-        """Combine rows of a Jacobian by the aggregator, or by the scalarizer's weights."""
         # Autocast is off here: the rows are combined in their own precision.
         with torch.autocast(losses.values.device.type, enabled=False):
             if self.jacobian is None:
-                weights = self.loss_weights(losses)
+                values = losses.values.detach().requires_grad_()
+                total = self._scalarized(values, losses.present)
+                weights, *own = torch.autograd.grad(
+                    total, [values, *self.weights], materialize_grads=True
+                )
+                for weight, gradient in zip(self.weights, own, strict=True):
+                    weight.grad = gradient.contiguous()
                 return [torch.tensordot(weights.to(r.dtype), r, dims=1) for r in rows]
             matrix = torch.cat([row.flatten(1) for row in rows], dim=1)
             try:

@@ -31,23 +31,20 @@ from qmtl.training._settings import TrainingSettings, monitor_mode
 OPERATIONS_PER_THREAD = 1e9
 
 
-def worthwhile_threads(model: MultiTaskModel, batch_size: int) -> int:
-    """Return the number of threads that suits a training step, by an estimate of its operations."""
-    operations = 6.0 * batch_size * sum(p.numel() for p in model.parameters())
-    if isinstance(model.head, QuantumHead):
-        # Another simulator may run a circuit that light cones cannot.
-        with suppress(CircuitTooLargeError):
-            operations += model.head.explain(batch_size).operations
-    return max(1, int(operations / OPERATIONS_PER_THREAD))
-
-
 @contextmanager
 def torch_threads(model: MultiTaskModel, settings: TrainingSettings) -> Iterator[None]:
-    """Let torch use `settings.threads`, or what suits the model, at most the present number."""
+    """Let torch use `settings.threads`, or what suits a step, at most the present number."""
     before = torch.get_num_threads()
     threads = settings.threads
     if threads is None:
-        threads = min(before, worthwhile_threads(model, settings.batch_for(0)))
+        # Each parameter once per row, and the plan of a quantum head.
+        batch_size = settings.batch_for(0)
+        operations = 6.0 * batch_size * sum(p.numel() for p in model.parameters())
+        if isinstance(model.head, QuantumHead):
+            # Another simulator may run a circuit that light cones cannot.
+            with suppress(CircuitTooLargeError):
+                operations += model.head.explain(batch_size).operations
+        threads = min(before, max(1, int(operations / OPERATIONS_PER_THREAD)))
     torch.set_num_threads(threads)
     try:
         yield
@@ -153,6 +150,9 @@ def run_trainer(
     validate: bool = True,
 ) -> int:
     """Run Lightning's trainer; returns how many epochs the module has been trained in all."""
+    # If a model in training mode has modules in evaluation mode, these are the user's choice.
+    if not module.model.training:
+        module.model.train()
     # Training draws random numbers but must not change the caller's generators, also of GPUs.
     gpus = 0 if module.settings.accelerator == "cpu" else torch.cuda.device_count()
     with quiet_libraries(), torch.random.fork_rng(devices=range(gpus)):
