@@ -4,16 +4,17 @@ import copy
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from math import inf
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from qmtl.adaptation._fits import Array, Fit, Linear, best_host, fits, train_block, train_vector
+from qmtl.adaptation._fits import Array, Fit, Rows, best_host, fits, train_block, train_vector
 from qmtl.errors import InvalidInputError, unknown_name
-from qmtl.heads import AddedBlock, ExtendedHead, Head, QuantumHead, hosts_for, takes_vectors
+from qmtl.heads import ExtendedHead, Head, QuantumHead, hosts_for, takes_vectors
 from qmtl.tasks import Task
 
 METHODS = ("ridge", "logistic", "smart", "block", "vector")
@@ -102,47 +103,91 @@ def adapted_head(
     share = 1.0 if weights is None else weights[:, None]
     mean = (share * readings).mean(dim=0)
     spread = (share * (readings - mean).square()).mean(dim=0).sqrt().clamp(min=1e-6)
-    # scikit-learn computes with numpy arrays.
-    standardised = ((readings - mean) / spread).numpy()
-    source = _source(standardised, outputs.double().numpy())
-    candidates = {
-        name: fit for name, fit in fits(task, source).items() if name.split()[0] in methods
-    }
-    trainers = {
-        name: _linear_trainer(fit, torch.from_numpy(standardised), targets, task, weights)
-        for name, fit in candidates.items()
+    standardised = (readings - mean) / spread
+    new = _NewTask(head, task, standardised, Rows(features, targets, weights), seed)
+    # The trained tasks' outputs by the readings, by least squares: (outputs, readings).
+    centred = (outputs.double() - outputs.double().mean(dim=0)).numpy()
+    source = np.linalg.lstsq(standardised.numpy(), centred, rcond=1e-6)[0].T
+    ways: dict[str, Way] = {
+        name: partial(new.by_layer, fit)
+        for name, fit in fits(task, source).items()
+        if name.split()[0] in methods
     }
     if "block" in methods:
-        trainers["block"] = _block_trainer(head, features, targets, task, weights, seed)
+        ways["block"] = new.by_block
     if "vector" in methods and _takes_vector(head, task):
-        trainers["vector"] = _vector_trainer(head, features, targets, task, weights, seed)
-    losses, left_out = _race(trainers, targets, task, weights, _folds(task, targets, seed))
+        ways["vector"] = new.by_vector
+    losses, left_out = _race(new, ways)
     # Compare only methods that ran on all folds: a single fold may be an easy one.
     n_folds = max(map(len, left_out.values()))
-    whole = [name for name in losses if len(left_out[name]) == n_folds]
-    method = min(whole, key=lambda name: losses[name])
-    if method == "block":
-        extended = _extend(head, task, block=True, seed=seed)
-        block = extended.blocks[-1]
-        train_block(block, features, targets, task, weights)  # type: ignore[arg-type]
-        own = sum(p.numel() for p in block.parameters())
-    elif method == "vector":
-        extended = _with_vector(head, task, features, targets, weights, seed)
-        own = sum(p.numel() for p in extended.vectors[-1].parameters())
+    method = min((n for n in losses if len(left_out[n]) == n_folds), key=losses.__getitem__)
+    found = ways[method](slice(None))
+    if isinstance(found, ExtendedHead):
+        extended, own = found, sum(p.numel() for p in _added(found, task).parameters())
     else:
-        counts = None if weights is None else weights.numpy()
-        matrix, biases = candidates[method](standardised, targets, task, counts)
-        _place(extended, task, (matrix / spread.numpy(), biases), mean.numpy())
-        own = matrix.size + biases.size
+        matrix, biases = found
+        own = matrix.numel() + biases.numel()
+        _place(extended, task, matrix / spread, biases, mean)
     for parameter in (p for rows in extended.task_rows() for p in rows.parameters()):
         parameter.grad = None
     rows, logits = zip(*left_out[method], strict=True)
     order = np.concatenate(rows)
-    weighted = None if weights is None else weights[order]
-    scores = task.evaluate(task.activation(torch.cat(logits)), targets[order], weighted)
+    predicted = task.activation(torch.cat(logits))
+    held_out = new.rows.take(order)
+    scores = task.evaluate(predicted, held_out.targets, held_out.weights)
     how = Adapted(method, losses, scores, len(targets), own, time.perf_counter() - started)
     extended.notes[task.name] = asdict(how)
     return extended.to(device), how
+
+
+# A linear layer's weights and biases, or the head with a trained block or vector.
+Found = tuple[Tensor, Tensor] | ExtendedHead
+# A way to learn the task from some rows.
+Way = Callable[[Any], Found]
+
+
+@dataclass(frozen=True)
+class _NewTask:
+    """A new task for a head, with its labelled rows."""
+
+    head: Head
+    task: Task
+    readings: Tensor  # standardised, float64
+    rows: Rows
+    seed: int
+
+    def by_layer(self, fit: Fit, rows: Any) -> Found:
+        own = self.rows.take(rows)
+        counts = None if own.weights is None else own.weights.numpy()
+        matrix, biases = fit(self.readings[rows].numpy(), own.targets, self.task, counts)
+        return torch.from_numpy(matrix), torch.from_numpy(biases)
+
+    def by_block(self, rows: Any) -> Found:
+        extended = _extend(self.head, self.task, block=True, seed=self.seed)
+        train_block(extended, self.task, self.rows.take(rows))
+        return extended
+
+    def by_vector(self, rows: Any) -> Found:
+        base, own = _base(self.head), self.rows.take(rows)
+        assert isinstance(base, QuantumHead)
+        host = best_host(base, self.task, own)
+        extended = _extend(self.head, self.task, host=host, seed=self.seed)
+        train_vector(extended, self.task, own)
+        return extended
+
+    @torch.no_grad()
+    def logits(self, found: Found, rows: Any) -> Tensor:
+        if not isinstance(found, ExtendedHead):
+            return self.readings[rows] @ found[0].T + found[1]
+        features = self.rows.features[rows]
+        given = (found.base, features) if self.task.name in found.hosts else (features,)
+        logits: Tensor = _added(found, self.task)(*given)
+        return logits
+
+
+def _added(extended: ExtendedHead, task: Task) -> nn.Module:
+    """Return the block or the vector of the task that was added last."""
+    return extended.vectors[-1] if task.name in extended.hosts else extended.blocks[-1]
 
 
 def _check(head: Head, task: Task, methods: Sequence[str]) -> None:
@@ -197,18 +242,6 @@ def _takes_vector(head: Head, task: Task) -> bool:
     return takes_vectors(_base(head)) and bool(hosts_for(task, _base(head)))
 
 
-def _with_vector(
-    head: Head, task: Task, features: Tensor, targets: Tensor, weights: Tensor | None, seed: int
-) -> ExtendedHead:
-    """Add a task whose only parameter is a vector, and train it."""
-    base = _base(head)
-    assert isinstance(base, QuantumHead)
-    host = best_host(base, task, features, targets, weights)
-    extended = _extend(head, task, host=host, seed=seed)
-    train_vector(extended, features, targets, task, weights)
-    return extended
-
-
 def _extend(
     head: Head, task: Task, *, block: bool = False, host: str | None = None, seed: int
 ) -> ExtendedHead:
@@ -245,12 +278,6 @@ def _outputs(head: Head, features: Tensor) -> Tensor:
     return torch.cat(list(base.expectation_values(base.angles(features)).values()), dim=1)
 
 
-def _source(readings: Array, outputs: Array) -> Array:
-    """Fit the trained tasks' outputs to the readings by least squares: (outputs, readings)."""
-    found, *_ = np.linalg.lstsq(readings, outputs - outputs.mean(axis=0), rcond=1e-6)
-    return np.asarray(found.T)
-
-
 def _folds(task: Task, targets: Tensor, seed: int) -> list[tuple[Array, Array]]:
     """Split the rows into folds; a class with enough rows is in every part of every fold."""
     from sklearn.model_selection import KFold, StratifiedKFold
@@ -265,80 +292,34 @@ def _folds(task: Task, targets: Tensor, seed: int) -> list[tuple[Array, Array]]:
     return list(KFold(min(FOLDS, len(targets)), shuffle=True, random_state=seed).split(rows))
 
 
-# Takes training rows and returns a model, which gives the logits of the rows that it is given.
-Trainer = Callable[[Any], Callable[[Any], Tensor]]
-
-
-def _linear_trainer(
-    fit: Fit, readings: Tensor, targets: Tensor, task: Task, weights: Tensor | None
-) -> Trainer:
-    def trained(rows: Any) -> Callable[[Any], Tensor]:
-        own = None if weights is None else weights[rows].numpy()
-        found = fit(readings[rows].numpy(), targets[rows], task, own)
-        matrix, biases = map(torch.from_numpy, found)
-        return lambda left: readings[left] @ matrix.T + biases
-
-    return trained
-
-
-def _block_trainer(
-    head: Head, features: Tensor, targets: Tensor, task: Task, weights: Tensor | None, seed: int
-) -> Trainer:
-    def trained(rows: Any) -> Callable[[Any], Tensor]:
-        block = _extend(head, task, block=True, seed=seed).blocks[-1]
-        assert isinstance(block, AddedBlock)
-        own = None if weights is None else weights[rows]
-        train_block(block, features[rows], targets[rows], task, own)
-        return lambda left: block(features[left])
-
-    return trained
-
-
-def _vector_trainer(
-    head: Head, features: Tensor, targets: Tensor, task: Task, weights: Tensor | None, seed: int
-) -> Trainer:
-    def trained(rows: Any) -> Callable[[Any], Tensor]:
-        own = None if weights is None else weights[rows]
-        extended = _with_vector(head, task, features[rows], targets[rows], own, seed)
-        return lambda left: extended.vectors[-1](extended.base, features[left])
-
-    return trained
-
-
 def _race(
-    trainers: dict[str, Trainer],
-    targets: Tensor,
-    task: Task,
-    weights: Tensor | None,
-    folds: list[tuple[Array, Array]],
+    new: _NewTask, ways: dict[str, Way]
 ) -> tuple[dict[str, float], dict[str, list[tuple[Array, Tensor]]]]:
     """Return each method's mean loss and logits on held-out rows; drop those far behind."""
-    sums = dict.fromkeys(trainers, (0.0, 0.0))
-    logits: dict[str, list[tuple[Array, Tensor]]] = {name: [] for name in trainers}
-    running = list(trainers)
-    for number, (rows, left) in enumerate(folds):
+    sums = {name: np.zeros(2) for name in ways}
+    logits: dict[str, list[tuple[Array, Tensor]]] = {name: [] for name in ways}
+    running = list(ways)
+    for number, (rows, left) in enumerate(_folds(new.task, new.rows.targets, new.seed)):
+        own = new.rows.take(left)
         for name in running:
-            model = trainers[name](rows)
-            with torch.no_grad():
-                logits[name].append((left, model(left)))
-            own = None if weights is None else weights[left]
-            total, count = task.loss_terms(logits[name][-1][1], targets[left], own)
-            before = sums[name]
-            sums[name] = before[0] + float(total), before[1] + float(count)
+            predicted = new.logits(ways[name](rows), left)
+            logits[name].append((left, predicted))
+            terms = new.task.loss_terms(predicted, own.targets, own.weights)
+            sums[name] += [float(term) for term in terms]
         if number == 0:
             first = {name: total / max(count, 1.0) for name, (total, count) in sums.items()}
             bound = BEHIND * min(first.values()) + MARGIN
             running = [name for name, loss in first.items() if loss <= bound]
-    losses = {name: total / count if count else inf for name, (total, count) in sums.items()}
+    losses = {n: float(total / count) if count else inf for n, (total, count) in sums.items()}
     return losses, logits
 
 
-def _place(extended: ExtendedHead, task: Task, linear: Linear, mean: Array) -> None:
+def _place(
+    extended: ExtendedHead, task: Task, weights: Tensor, biases: Tensor, mean: Tensor
+) -> None:
     """Set the task's layer, with weights for readings that are not centred."""
-    weights, biases = linear
     assert extended.readouts is not None
     assert extended.readouts.bias is not None
     with torch.no_grad():
-        own = extended.readouts.weight[task.name]
-        own.copy_(torch.from_numpy(weights))
-        extended.readouts.bias[task.name].copy_(torch.from_numpy(biases - weights @ mean))
+        extended.readouts.weight[task.name].copy_(weights)
+        extended.readouts.bias[task.name].copy_(biases - weights @ mean)

@@ -1,13 +1,7 @@
-"""Fits of a new task: linear layers on readings in closed form; a block or vector by L-BFGS.
-
-A linear fit takes standardised readings (rows, readings), targets as `Task.to_targets` has them,
-standardised for a regression, the task, and weights of the rows, of mean 1, or None. It returns
-weights (outputs, readings) and biases (outputs,).
-"""
+"""Fits of a new task: linear layers on readings in closed form; a block or vector by L-BFGS."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,7 +13,10 @@ from qmtl.heads import AddedBlock, AddedVector, ExtendedHead, QuantumHead, cone_
 from qmtl.tasks import Task
 
 Array = NDArray[np.float64]
+# Weights (outputs, readings) and biases (outputs,).
 Linear = tuple[Array, Array]
+# Takes standardised readings (rows, readings), targets as `Task.to_targets` has them (standardised
+# for a regression), the task, and weights of the rows, of mean 1, or None.
 Fit = Callable[[Array, Tensor, Task, Array | None], Linear]
 
 # Ridge strengths per row, for readings of variance 1.
@@ -41,12 +38,7 @@ def fits(task: Task, source: Array) -> dict[str, Fit]:
 
 
 def signs(task: Task, targets: Tensor) -> Array:
-    """Return classes as numbers: ±1 per class or label, NaN where missing; (rows, outputs).
-
-    Example:
-        >>> signs(Task.multiclass("a", 3), torch.tensor([2, 0])).tolist()
-        [[-1.0, -1.0, 1.0], [1.0, -1.0, -1.0]]
-    """
+    """Return classes as numbers: ±1 per class or label, NaN where missing; (rows, outputs)."""
     if task.kind == "multiclass":
         hot = torch.nn.functional.one_hot(targets, task.n_outputs)
         return (2 * hot.double() - 1).numpy()
@@ -60,12 +52,6 @@ def ridge_fit(readings: Array, targets: Tensor, task: Task, rows: Array | None =
     For classes, the logits are the predictions times the factor that gives the smallest loss of the
     leave-one-out predictions.
 
-    Example:
-        >>> x = np.random.default_rng(0).normal(size=(50, 3))
-        >>> w, b = ridge_fit(x, torch.from_numpy(x[:, 0] + 2), Task.regression("y"))
-        >>> w.round(2).tolist(), b.round(2).tolist()
-        ([[1.0, 0.0, 0.0]], [2.0])
-
     References:
         Pi-PINN, arXiv:2604.21761; scikit-learn's RidgeCV does the work.
     """
@@ -75,14 +61,13 @@ def ridge_fit(readings: Array, targets: Tensor, task: Task, rows: Array | None =
     def of(x: Array, y: Array, w: Array | None) -> tuple[Array, float, Array]:
         # With a scoring, scikit-learn stores the predictions.
         model = RidgeCV(STRENGTHS * len(x), scoring="neg_mean_squared_error", store_cv_results=True)
-        # If the user has switched on scikit-learn's metadata routing, the scoring ignores the
-        # weights.
+        # With the user's metadata routing switched on, the scoring would ignore the weights.
         with sklearn.config_context(enable_metadata_routing=False):
             model.fit(x, y, sample_weight=w)
         best = int(np.argmin(np.abs(model.alphas - model.alpha_)))
         return model.coef_.ravel(), float(model.intercept_), model.cv_results_[:, best].ravel()
 
-    return _scaled(_per_output(of, readings, signs(task, targets), rows), task, targets, rows)
+    return _fit_outputs(of, readings, targets, task, rows)
 
 
 def spectral_fit_of(source: Array) -> Fit:
@@ -96,43 +81,24 @@ def spectral_fit_of(source: Array) -> Fit:
     References:
         SMART, arXiv:2604.20161.
     """
-    directions = spectral_directions(source)
-
-    def fit(readings: Array, targets: Tensor, task: Task, rows: Array | None = None) -> Linear:
-        return spectral_fit(readings, targets, task, directions, rows)
-
-    return fit
-
-
-def spectral_directions(source: Array) -> Array:
-    """Return the source's right singular vectors with non-zero singular values, (readings, rank).
-
-    Example:
-        >>> spectral_directions(np.array([[3.0, 0.0, 0.0], [6.0, 0.0, 0.0]])).round(9).shape
-        (3, 1)
-    """
     _, values, right = np.linalg.svd(source, full_matrices=False)
     # If all values are zero, all directions are equally good.
-    kept: Array = right[values >= LEAST * values.max()]
-    return kept.T
-
-
-def spectral_fit(
-    readings: Array, targets: Tensor, task: Task, directions: Array, rows: Array | None = None
-) -> Linear:
-    """Return the fit of `spectral_fit_of`, in given directions."""
-    from sklearn.linear_model import LassoCV
+    directions = right[values >= LEAST * values.max()].T
 
     def of(x: Array, y: Array, w: Array | None) -> tuple[Array, float, Array]:
+        from sklearn.linear_model import LassoCV
+
         # Without a random state, scikit-learn would draw a seed from NumPy's global generator.
         options: dict[str, Any] = {"max_iter": 20_000, "random_state": 0}
         model = LassoCV(cv=min(5, len(x)), alphas=np.logspace(-4, 0, 20), **options)
         model.fit(x, y, sample_weight=w)
         return model.coef_, float(model.intercept_), model.predict(x)
 
-    coordinates = _per_output(of, readings @ directions, signs(task, targets), rows)
-    weights, biases = _scaled(coordinates, task, targets, rows)
-    return weights @ directions.T, biases
+    def fit(readings: Array, targets: Tensor, task: Task, rows: Array | None = None) -> Linear:
+        weights, biases = _fit_outputs(of, readings @ directions, targets, task, rows)
+        return weights @ directions.T, biases
+
+    return fit
 
 
 def _logistic_fit_of(inverse: float) -> Fit:
@@ -168,20 +134,17 @@ def _logistic_fit_of(inverse: float) -> Fit:
     return fit
 
 
-@dataclass(frozen=True)
-class _Outputs:
-    """Weights and biases of all outputs; predictions (NaN where unlabelled) to scale them by."""
+def _fit_outputs(
+    of: Any, readings: Array, targets: Tensor, task: Task, rows: Array | None
+) -> Linear:
+    """Fit each output on its labelled rows; turn predictions of ±1 into logits.
 
-    weights: Array
-    biases: Array
-    predictions: Array
-
-
-def _per_output(of: Any, readings: Array, targets: Array, rows: Array | None) -> _Outputs:
-    """Fit each output on its labelled rows."""
-    weights, biases = np.zeros((targets.shape[1], readings.shape[1])), np.zeros(targets.shape[1])
-    predictions = np.full(targets.shape, np.nan)
-    for i, column in enumerate(targets.T):
+    Logits are the predictions times the factor with the smallest loss.
+    """
+    wanted = signs(task, targets)
+    weights, biases = np.zeros((wanted.shape[1], readings.shape[1])), np.zeros(wanted.shape[1])
+    predictions = np.zeros(wanted.shape)
+    for i, column in enumerate(wanted.T):
         known = ~np.isnan(column)
         if len(set(column[known])) < 2:
             # Nothing to learn: the only known value, or 0.
@@ -190,23 +153,18 @@ def _per_output(of: Any, readings: Array, targets: Array, rows: Array | None) ->
             continue
         own = None if rows is None else rows[known]
         weights[i], biases[i], predictions[known, i] = of(readings[known], column[known], own)
-    return _Outputs(weights, biases, predictions)
-
-
-def _scaled(found: _Outputs, task: Task, targets: Tensor, rows: Array | None) -> Linear:
-    """Turn predictions of ±1 into logits, by the factor with the smallest loss."""
     if task.kind == "regression":
-        return found.weights, found.biases
+        return weights, biases
     from scipy.optimize import minimize_scalar
 
-    given = torch.from_numpy(np.nan_to_num(found.predictions))
+    given = torch.from_numpy(predictions)
     sample_weight = None if rows is None else torch.from_numpy(rows)
 
     def loss(log_factor: float) -> float:
         return float(task.loss(given * float(np.exp(log_factor)), targets, sample_weight))
 
     factor = float(np.exp(minimize_scalar(loss, bounds=(-2.0, 4.0), method="bounded").x))
-    return found.weights * factor, found.biases * factor
+    return weights * factor, biases * factor
 
 
 # Weight decay of the linear map before the register, and of a vector, which has few numbers.
@@ -214,48 +172,46 @@ DECAY, VECTOR_DECAY = 1e-3, 1e-5
 ITERATIONS = 60
 
 
-def train_block(
-    block: AddedBlock, features: Tensor, targets: Tensor, task: Task, weights: Tensor | None = None
-) -> None:
-    """Train a block in place by L-BFGS on all rows, which suits its few (some twenty) weights.
+class Rows(NamedTuple):
+    """Labelled rows of a new task, from which a block or a vector is trained."""
 
-    Features (rows, n_features) are those of the frozen encoder; targets are canonical, standardised
-    for a regression; weights of the rows are None for 1 each.
-    """
+    features: Tensor  # of the frozen encoder
+    targets: Tensor  # canonical; standardised for a regression
+    weights: Tensor | None
+
+    def take(self, rows: Any) -> "Rows":
+        weights = None if self.weights is None else self.weights[rows]
+        return Rows(self.features[rows], self.targets[rows], weights)
+
+
+def train_block(extended: ExtendedHead, task: Task, rows: Rows) -> None:
+    """Train an extended head's last block in place."""
+    block = extended.blocks[-1]
+    assert isinstance(block, AddedBlock)
     decayed = DECAY, block.inputs.weight.parameter
-    _minimise(block, lambda: block(features), targets, task, weights, *decayed)
+    _minimise(block, lambda: block(rows.features), task, rows, *decayed)
 
 
-def train_vector(
-    extended: ExtendedHead,
-    features: Tensor,
-    targets: Tensor,
-    task: Task,
-    weights: Tensor | None = None,
-) -> None:
-    """Train the vector and the scale of an extended head's last vector task, as `train_block`."""
+def train_vector(extended: ExtendedHead, task: Task, rows: Rows) -> None:
+    """Train the vector and the scale of an extended head's last vector task in place."""
     added, base = extended.vectors[-1], extended.base
     assert isinstance(added, AddedVector)
-    assert isinstance(base, QuantumHead)
     decayed = VECTOR_DECAY, added.vector.parameter
-    _minimise(added, lambda: added(base, features), targets, task, weights, *decayed)
+    _minimise(added, lambda: added(base, rows.features), task, rows, *decayed)
 
 
-def best_host(
-    base: QuantumHead, task: Task, features: Tensor, targets: Tensor, weights: Tensor | None = None
-) -> str:
+def best_host(base: QuantumHead, task: Task, rows: Rows) -> str:
     """Return the task on whose register to measure a new task, among tasks with outputs like it.
 
-    It is the task whose light cone has the features that fit the labels best, by least squares.
+    The features on its light cone fit the labels best, by least squares.
     """
     columns = cone_columns(base.circuit)
-    share = np.ones(len(features)) if weights is None else weights.numpy()
-    x = features.double().numpy()
-    y = np.nan_to_num(signs(task, targets))
+    x = rows.features.double().numpy()
+    y = np.nan_to_num(signs(task, rows.targets))
+    root = np.ones((len(x), 1)) if rows.weights is None else rows.weights.sqrt().numpy()[:, None]
 
     def loss(host: str) -> float:
         inputs = np.column_stack([x[:, columns[host]], np.ones(len(x))])
-        root = np.sqrt(share)[:, None]
         found, *_ = np.linalg.lstsq(root * inputs, root * y, rcond=1e-6)
         return float(np.square(root * (y - inputs @ found)).sum())
 
@@ -265,13 +221,15 @@ def best_host(
 def _minimise(
     module: nn.Module,
     logits: Callable[[], Tensor],
-    targets: Tensor,
     task: Task,
-    weights: Tensor | None,
+    rows: Rows,
     decay: float,
     decayed: Tensor,
 ) -> None:
-    """Train the module in place on the task's loss plus weight decay of one parameter."""
+    """Train the module in place, by the loss on all rows plus weight decay of one parameter.
+
+    L-BFGS suits its few (some twenty) weights.
+    """
     # Not torch.optim: its first step imports torch's compiler, which takes seconds.
     from scipy.optimize import minimize
 
@@ -280,7 +238,7 @@ def _minimise(
     def loss_and_gradient(values: NDArray[np.float64]) -> tuple[float, NDArray[np.float64]]:
         vector_to_parameters(torch.from_numpy(values).to(parameters[0]), parameters)
         with torch.enable_grad():
-            loss = task.loss(logits(), targets, weights) + decay * decayed.square().sum()
+            loss = task.loss(logits(), rows.targets, rows.weights) + decay * decayed.square().sum()
             gradients = torch.autograd.grad(loss, parameters)
         return float(loss.detach()), parameters_to_vector(gradients).double().numpy()
 

@@ -1,8 +1,4 @@
-"""merge: turn separately trained models into one model of all their tasks.
-
-A task vector is a trained state minus the state before training, each tensor by its name. Names
-that end in ``encoding`` or ``blocks`` are angles; their differences are wrapped to (-π, π].
-"""
+"""merge: turn separately trained models into one model of all their tasks."""
 
 import copy
 import math
@@ -25,7 +21,9 @@ from qmtl.merging._parts import (
     set_shared,
     shared_state,
 )
+from qmtl.methods import Batch
 from qmtl.model import MultiTaskModel
+from qmtl.tasks import task_layout
 
 ANGLES = ("encoding", "blocks")
 
@@ -41,7 +39,7 @@ def wrapped(angles: Tensor) -> Tensor:
 
 
 def differences(state: Mapping[str, Tensor], base: Mapping[str, Tensor]) -> State:
-    """Return a task vector: state minus base, with angles wrapped.
+    """Return a task vector: state minus base, by tensors' names; angles are wrapped to (-π, π].
 
     Example:
         >>> base, state = {"encoding": torch.tensor([3.0])}, {"encoding": torch.tensor([-3.0])}
@@ -73,15 +71,10 @@ def arithmetic(vectors: Sequence[State], scales: Sequence[float]) -> State:
 def disjoint(vectors: Sequence[State], scale: float = 1.0, keep: float = 1.0) -> State:
     """Let every weight follow the task that changed it most, so that no two updates meet.
 
-    Locate: keep the largest entries of every task vector, a fraction `keep`. Elect: for each
-    weight, choose the task whose change is largest in units of its tensor's root mean square.
-    Disjoint: apply only that task's change. The paper locates by gradients on data, for safety;
-    qmtl's version needs only the weights.
-
-    Args:
-        vectors: one task vector per model.
-        scale: factor of the sum.
-        keep: fraction of each tensor that a task may claim, in (0, 1].
+    Locate: keep the largest entries of each tensor of every task vector, a fraction `keep` in (0,
+    1]. Elect: for each weight, choose the task whose change is largest in units of its tensor's
+    root mean square. Disjoint: apply only that task's change, times `scale`. The paper locates by
+    gradients on data, for safety; qmtl's version needs only the weights.
 
     Example:
         >>> vectors = [{"w": torch.tensor([1.0, 0.1])}, {"w": torch.tensor([0.1, -1.0])}]
@@ -93,14 +86,11 @@ def disjoint(vectors: Sequence[State], scale: float = 1.0, keep: float = 1.0) ->
     """
     merged = {}
     for name, first in vectors[0].items():
-        stacked = torch.stack([vector[name] for vector in vectors]).double()
-        flat = stacked.reshape(len(vectors), -1)
+        flat = torch.stack([vector[name].flatten() for vector in vectors]).double()
         size = flat.square().mean(dim=1, keepdim=True).sqrt().clamp(min=1e-30)
         importance = (flat / size).abs()
-        count = max(1, math.ceil(keep * flat.shape[1])) if flat.shape[1] else 0
-        located = torch.zeros_like(importance)
-        if count:
-            located.scatter_(1, importance.topk(count, dim=1).indices, 1.0)
+        largest = importance.topk(math.ceil(keep * flat.shape[1]), dim=1).indices
+        located = torch.zeros_like(importance).scatter_(1, largest, 1.0)
         importance = importance * located
         elected = torch.nn.functional.one_hot(importance.argmax(dim=0), len(vectors)).T
         chosen = (flat * elected * located).sum(dim=0)
@@ -117,26 +107,16 @@ def projective(
     matrix is learned by gradient descent on Σ_t ‖(Δ + Σ_s λ_s τ_s − τ_t) τ_tᵀ‖² / ‖τ_t‖², the
     change that each task's inputs would see (the rows of a task vector lie in the span of its
     inputs). The gradient is projected off the subspace that the tasks share, which is spanned by
-    the leading left singular vectors of all. The public text does not define the losses exactly;
-    qmtl chose this form. Vectors have no shift.
-
-    Args:
-        vectors: one task vector per model.
-        scale: mean of the scales.
-        rank: fraction of each matrix's singular vectors that count as shared.
-        steps: number of steps of gradient descent.
+    the leading left singular vectors of all, a fraction `rank` of each matrix's. The public text
+    does not define the losses exactly; qmtl chose this form. Vectors have no shift.
 
     References:
         Adaptive projective gradient descent, arXiv:2501.01230.
     """
-    norms = [
-        math.sqrt(sum(float(v.double().square().sum()) for v in vector.values()))
-        for vector in vectors
-    ]
-    inverse = [1 / max(norm, 1e-30) for norm in norms]
+    squares = [sum(float(v.double().square().sum()) for v in one.values()) for one in vectors]
     # All norms are zero where the models are equal.
-    total = sum(inverse)
-    scales = [scale * len(vectors) * value / total for value in inverse]
+    inverse = [1 / max(math.sqrt(square), 1e-30) for square in squares]
+    scales = [scale * len(vectors) * value / sum(inverse) for value in inverse]
     merged = arithmetic(vectors, scales)
     for name, value in merged.items():
         if value.ndim == 2 and name not in ANGLES:
@@ -148,8 +128,7 @@ def projective(
 
 def _shift(start: Tensor, taus: Sequence[Tensor], rank: float, steps: int) -> Tensor:
     """Minimise the task interference of one matrix; return the shift Δ, (rows, columns)."""
-    sizes = [tau.square().sum().clamp(min=1e-30) for tau in taus]
-    grams = [tau.T @ tau / size for tau, size in zip(taus, sizes, strict=True)]
+    grams = [tau.T @ tau / tau.square().sum().clamp(min=1e-30) for tau in taus]
     count = max(1, int(rank * min(start.shape)))
     leading = torch.cat([torch.linalg.svd(tau)[0][:, :count] for tau in taus], dim=1)
     vectors, values, _ = torch.linalg.svd(leading, full_matrices=False)
@@ -158,10 +137,9 @@ def _shift(start: Tensor, taus: Sequence[Tensor], rank: float, steps: int) -> Te
     step = 0.5 / max(float(torch.linalg.matrix_norm(sum(grams, 0 * grams[0]), 2)), 1e-30)
     shift = torch.zeros_like(start)
     for _ in range(steps):
-        gradient = sum(
-            (2 * (shift + start - tau) @ gram for tau, gram in zip(taus, grams, strict=True)),
-            torch.zeros_like(start),
-        )
+        gradient = torch.zeros_like(start)
+        for tau, gram in zip(taus, grams, strict=True):
+            gradient = gradient + 2 * (shift + start - tau) @ gram
         shift = shift - step * (gradient - shared @ (shared.T @ gradient))
     return shift
 
@@ -176,8 +154,7 @@ FURTHER = {"disjoint": ("keep",), "projective": ("rank",)}
 Shared = Callable[[MultiTaskModel], State]
 
 # Training of a mask: rows of each model's data in a step, and the learning rate.
-BATCH = 64
-RATE = 0.1
+BATCH, RATE = 64, 0.1
 # The parameter of a head that holds each merged tensor.
 _PLACES = {"blocks": "blocks.parameter", "scales": "scales.parameter"}
 
@@ -260,14 +237,13 @@ def merge(
     # Statistics of inputs are not an outcome of training, and are averaged for every method.
     statistics = {f"encoder.{name}" for name, _ in models[0].encoder.named_buffers()}
     start = mean if given is None else given
-    start = {name: mean[name] if name in statistics else start[name] for name in start}
+    start = start | {name: mean[name] for name in start if name in statistics}
+    if method == "atm":
+        # The first merge uses the models as they were trained.
+        first = start if given is None else _mean(states, start)
+        return _tuned(models, data or (), first, same_tasks, shared, rounds, seed, options)
     trained = {name: value for name, value in start.items() if name not in statistics}
     vectors = [differences(state, trained) for state in states]
-    scales = [scale] * len(models)
-    if method == "atm":
-        return _tuned(
-            models, data or (), start, given is None, same_tasks, shared, rounds, seed, options
-        )
     if method == "concrete":
         change = _masked(models, data or (), start, vectors, scale, steps, seed)
     elif method == "disjoint":
@@ -275,7 +251,7 @@ def merge(
     elif method == "projective":
         change = projective(vectors, scale, **options)
     else:
-        change = arithmetic(vectors, scales)
+        change = arithmetic(vectors, [scale] * len(models))
     return assembled(models, _plus(start, change), same_tasks)
 
 
@@ -336,17 +312,14 @@ def _check_data(
             f"method {method!r} needs data=[...], one for each of {len(models)} models, got {count}"
         )
     for number, (model, own) in enumerate(zip(models, data, strict=True), start=1):
-        sides = [[task.name for task in tasks] for tasks in (model.tasks, own.tasks)]
-        if sides[0] != sides[1]:
-            raise InvalidInputError(
-                f"model {number} has the tasks {', '.join(sides[0])}, its data "
-                f"{', '.join(sides[1])}"
-            )
-        for task, theirs in zip(model.tasks, own.tasks, strict=True):
-            if not task.labelled_like(theirs):
+        ours, theirs = (", ".join(t.name for t in tasks) for tasks in (model.tasks, own.tasks))
+        if ours != theirs:
+            raise InvalidInputError(f"model {number} has the tasks {ours}, its data {theirs}")
+        for task, given in zip(model.tasks, own.tasks, strict=True):
+            if not task.labelled_like(given):
                 raise InvalidInputError(
                     f"task {task.name!r} of model {number} is {task.labels_in_words()}; its data "
-                    f"have {theirs.labels_in_words()}"
+                    f"have {given.labels_in_words()}"
                 )
 
 
@@ -354,7 +327,6 @@ def _tuned(
     models: Sequence[MultiTaskModel],
     data: Sequence[MultiTaskData],
     start: State,
-    without_base: bool,
     same_tasks: bool,
     shared: Shared,
     rounds: int,
@@ -367,9 +339,6 @@ def _tuned(
     tuned = [copy.deepcopy(model) for model in models]
     settings: dict[str, Any] = {"max_epochs": 1, "progress": False, "schedule": "constant"}
     settings |= options
-    if not without_base:
-        # The first merge uses the models as they were trained.
-        start = _mean([shared(model) for model in models], start)
     for number in range(rounds):
         for model, own in zip(tuned, data, strict=True):
             set_shared(model, start)
@@ -402,9 +371,8 @@ def _masked(
             noise = (uniform / (1 - uniform)).log().to(value)
             masked[name] = _mask(logits[name] + noise) * value
         state = _plus(start, masked)
-        loss = torch.stack(
-            [_loss(model, own, state, generator) for model, own in zip(models, data, strict=True)]
-        ).sum()
+        pairs = zip(models, data, strict=True)
+        loss = torch.stack([_loss(*pair, state, generator) for pair in pairs]).sum()
         optimizer.zero_grad()
         # Only the mask gets gradients; the given models are not changed.
         loss.backward(inputs=list(logits.values()))
@@ -422,23 +390,20 @@ def _loss(
     model: MultiTaskModel, data: MultiTaskData, state: State, generator: torch.Generator
 ) -> Tensor:
     """Return the mean loss of a model's tasks on a batch, with another shared state."""
-    rows = torch.randint(len(data.train), (BATCH,), generator=generator)
+    rows = data.train.take(torch.randint(len(data.train), (BATCH,), generator=generator))
     parameters = {
         name if name.startswith("encoder.") else f"head.{_PLACES.get(name, name)}": value
         for name, value in state.items()
         if not name.startswith("head.")
     }
-    given = data.train.inputs[rows].to(next(model.parameters()))
+    reference, layout = next(model.parameters()), task_layout(model.tasks)
+    batch = Batch(rows.inputs, layout.join_targets(rows.targets), False, rows.relative_weight)
+    batch = batch.to(reference.device)
     # Evaluation mode: no dropout, and batch statistics are neither used nor changed.
     with evaluating(model):
-        logits = called_with(model, parameters, (given,))
-    weights = data.train.relative_weight
-    weights = None if weights is None else weights[rows].to(given.device)
-    losses = []
-    for task in model.tasks:
-        targets = data.train.targets[task.name][rows].to(given.device)
-        if bool(task.labelled(targets).any()):
-            wanted = model.standardise(task, targets)
-            total, count = task.loss_terms(logits[task.name], wanted, weights)
-            losses.append(total / count)
-    return torch.stack(losses).mean() if losses else torch.zeros(())
+        logits = called_with(model, parameters, (batch.inputs.to(reference),), {"joined": True})
+    mean, std = model.target_scale()
+    wanted = (batch.targets - mean) / std
+    sums, counts = layout.loss_terms(logits, wanted, sample_weight=batch.sample_weight)
+    there = counts > 0
+    return (sums[there] / counts[there]).mean() if bool(there.any()) else torch.zeros(())

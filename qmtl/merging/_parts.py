@@ -24,14 +24,9 @@ ONLY_IN_TRAINING = ("dropout", "modality_dropout", "calibrate", "frozen")
 
 
 def check_models(models: Models) -> bool:
-    """Raise if models do not fit together.
+    """Return whether all models have the same tasks; raise if models do not fit together.
 
-    Returns:
-        Whether all models have the same tasks, so that their blocks are merged, too.
-
-    Raises:
-        InvalidInputError: if not; the error names both sides: encoder, features, circuit, tasks,
-            classes or columns.
+    The error names both sides: encoder, features, circuit, tasks, classes or columns.
     """
     if not models or not all(isinstance(model, MultiTaskModel) for model in models):
         kinds = ", ".join(type(model).__name__ for model in models) or "none"
@@ -79,59 +74,50 @@ def _way_out(*heads: Any) -> str:
     return next((head.instead for head in heads if getattr(head, "instead", "")), "")
 
 
+def _same(what: str, sides: Sequence[Any], which: str) -> None:
+    """Raise unless both sides, those of model 1 and of another, are the same."""
+    if sides[0] != sides[1]:
+        raise InvalidInputError(f"{what}: model 1 has {sides[0]}; {which} has {sides[1]}")
+
+
 def _check_pair(first: MultiTaskModel, other: MultiTaskModel, which: str) -> None:
     check_shape(first, other, which)
     theirs = {task.name: task for task in other.tasks}
-    for task in first.tasks:
-        twin = theirs.get(task.name)
-        if twin is None:
-            continue
-        about = [f"{t.kind}, {t.n_outputs} outputs, classes {t.class_names}" for t in (task, twin)]
-        if about[0] != about[1]:
-            raise InvalidInputError(
-                f"task {task.name!r} differs: model 1 has {about[0]}; {which} has {about[1]}"
-            )
+    for task in (task for task in first.tasks if task.name in theirs):
+        twins = task, theirs[task.name]
+        sides = [f"{t.kind}, {t.n_outputs} outputs, classes {t.class_names}" for t in twins]
+        _same(f"task {task.name!r} differs", sides, which)
         if isinstance(first.head, QuantumHead):
             circuits = [model.head.circuit for model in (first, other)]
             places = [(c.register(task.name), c.ansatz(task.name)) for c in circuits]
-            about = [f"wires {r.wires}, {r.readout}, {block}" for r, block in places]
-            if about[0] != about[1]:
-                raise InvalidInputError(
-                    f"task {task.name!r} is measured in another way: model 1 has {about[0]}; "
-                    f"{which} has {about[1]}"
-                )
+            sides = [f"wires {r.wires}, {r.readout}, {block}" for r, block in places]
+            _same(f"task {task.name!r} is measured in another way", sides, which)
     if first.columns != other.columns:
-        sides = column_differences(first.columns, other.columns)
-        raise InvalidInputError(
-            f"the inputs have different columns, ranges or categories: model 1 has "
-            f"{sides[0]}; {which} has {sides[1]}"
-        )
+        differences = column_differences(first.columns, other.columns)
+        _same("the inputs have different columns, ranges or categories", differences, which)
 
 
 def check_shape(first: MultiTaskModel, other: MultiTaskModel, which: str) -> None:
     """Raise unless the models' encoders and encodings have the same shape."""
-    one, two = first.head, other.head
-    kinds = type(one), type(two)
+    heads = first.head, other.head
+    kinds = [type(head) for head in heads]
     if kinds[0] is not kinds[1] or kinds[0] not in (QuantumHead, LinearHead):
         raise InvalidInputError(
             f"merge takes models that all have a QuantumHead, or all a LinearHead; model 1 has a "
-            f"{kinds[0].__name__}, {which} a {kinds[1].__name__}{_way_out(one, two)}"
+            f"{kinds[0].__name__}, {which} a {kinds[1].__name__}{_way_out(*heads)}"
         )
-    if one.n_features != two.n_features:
+    if heads[0].n_features != heads[1].n_features:
         raise InvalidInputError(
-            f"the heads take different numbers of features: model 1 {one.n_features}, {which} "
-            f"{two.n_features}"
+            f"the heads take different numbers of features: model 1 {heads[0].n_features}, {which} "
+            f"{heads[1].n_features}"
         )
-    if isinstance(one, QuantumHead):
-        about = [
-            f"layout {h.circuit.layout}, {h.circuit.n_wires} wires, {h.circuit.encoding}, angle "
-            f"map {h.angle_map}"
-            for h in (one, two)
+    if kinds[0] is QuantumHead:
+        pairs = [(head.circuit, head.angle_map) for head in heads]
+        sides = [
+            f"layout {c.layout}, {c.n_wires} wires, {c.encoding}, angle map {angle_map}"
+            for c, angle_map in pairs
         ]
-        if about[0] != about[1]:
-            raise InvalidInputError(
-                f"the circuits differ: model 1 has {about[0]}; {which} has {about[1]}"
-            )
+        _same("the circuits differ", sides, which)
     _check_encoders(first.encoder, other.encoder, which)
 
 
@@ -139,19 +125,15 @@ def _check_encoders(one: nn.Module, two: nn.Module, which: str) -> None:
     kinds = [type(encoder).__name__ for encoder in (one, two)]
     shapes = [{n: tuple(v.shape) for n, v in e.state_dict().items()} for e in (one, two)]
     if type(one) is not type(two) or shapes[0] != shapes[1]:
-        names = [n for n in {**shapes[0], **shapes[1]} if shapes[0].get(n) != shapes[1].get(n)]
+        names = [n for n in shapes[0] | shapes[1] if shapes[0].get(n) != shapes[1].get(n)]
         detail = [", ".join(f"{n} {s.get(n, 'missing')}" for n in names[:3]) for s in shapes]
         raise InvalidInputError(
             f"the encoders differ in shape: model 1 is a {kinds[0]} {detail[0]}, {which} a "
             f"{kinds[1]} {detail[1]}"
         )
     # Networks with equal weight shapes may differ in activations, strides or a pretrained base.
-    pairs = zip(_design(one), _design(two), strict=True)
-    about = next((pair for pair in pairs if pair[0] != pair[1]), None)
-    if about is not None:
-        raise InvalidInputError(
-            f"the encoders differ: model 1 has {kinds[0]} {about[0]}, {which} {kinds[1]} {about[1]}"
-        )
+    for about in zip(_design(one), _design(two), strict=True):
+        _same("the encoders differ", [f"{kinds[0]} {part}" for part in about], which)
 
 
 def _design(encoder: nn.Module) -> list[str]:
@@ -182,26 +164,20 @@ def check_keep_last(models: Models, same_tasks: bool) -> None:
 
 def shared_state(model: MultiTaskModel, blocks: bool, keep_last: bool = False) -> State:
     """Copy the tensors to merge: the encoder's floating tensors and the encoding's angles."""
-    state = {
-        f"encoder.{name}": value.detach().clone()
-        for name, value in model.encoder.state_dict().items()
-        if value.is_floating_point()
-    }
-    head = model.head
+    encoder, head = model.encoder, model.head
+    values = {f"encoder.{n}": v for n, v in encoder.state_dict().items() if v.is_floating_point()}
     if keep_last:
-        own = {id(p) for p in _own_layer(model.encoder, 2).parameters()}
-        for name, parameter in model.encoder.named_parameters():
+        own = {id(p) for p in _own_layer(encoder, 2).parameters()}
+        for name, parameter in encoder.named_parameters():
             if id(parameter) in own:
-                del state[f"encoder.{name}"]
+                del values[f"encoder.{name}"]
     elif isinstance(head, QuantumHead):
-        state["encoding"] = head.encoding.detach().clone()
+        values["encoding"] = head.encoding
         if blocks:
-            state["blocks"] = head.blocks().detach().clone()
-            state["scales"] = head.scales().detach().clone()
+            values |= {"blocks": head.blocks(), "scales": head.scales()}
     elif blocks:
-        values = head.state_dict()
-        state |= {f"head.{name}": value.detach().clone() for name, value in values.items()}
-    return state
+        values |= {f"head.{name}": value for name, value in head.state_dict().items()}
+    return {name: value.detach().clone() for name, value in values.items()}
 
 
 @torch.no_grad()
@@ -227,25 +203,19 @@ def set_shared(model: MultiTaskModel, state: Mapping[str, Tensor]) -> None:
 def assembled(models: Models, state: Mapping[str, Tensor], same_tasks: bool) -> MultiTaskModel:
     """Return the model of all tasks with a merged shared state.
 
-    Models of the same tasks give a model with the same circuit. Otherwise tasks keep their blocks.
-    In the shared layout all blocks are on the same wires. In the partitioned layout the registers
-    of all models are placed side by side; each has the merged encoding, and the encoder's last
-    layer is repeated, or each model's own if the state has none.
+    Models of different tasks keep their blocks: in the shared layout on the same wires; in the
+    partitioned layout with their registers side by side, each with the merged encoding. There the
+    encoder's last layer is repeated, or each model keeps its own if the state has none.
     """
     first = models[0]
-    if same_tasks:
-        merged = copy.deepcopy(first)
-        set_shared(merged, state)
-    else:
-        base = copy.deepcopy(first)
-        set_shared(base, state)
-        copies = 1
+    merged = base = copy.deepcopy(first)
+    set_shared(base, state)
+    if not same_tasks:
+        parts: Models = [base]
         if isinstance(first.head, QuantumHead) and first.head.circuit.layout == "partitioned":
-            copies = len(models)
-        parts = [base] * copies
-        if copies > 1 and "encoding" not in state:
-            parts = list(models)
-        layers = [_own_layer(part.encoder, copies) for part in parts] if copies > 1 else []
+            parts = [base] * len(models) if "encoding" in state else models
+        several = len(parts) > 1
+        layers = [_own_layer(part.encoder, len(parts)) for part in parts] if several else []
         head = _joined_head(models, base, parts)
         merged = MultiTaskModel(_with_layers(base.encoder, layers), head)
         merged.columns = first.columns
@@ -260,18 +230,12 @@ def assembled(models: Models, state: Mapping[str, Tensor], same_tasks: bool) -> 
 
 def _joined_head(models: Models, base: MultiTaskModel, parts: Models) -> Head:
     tasks = [task for model in models for task in model.tasks]
-    state = {
-        key: value
-        for model in models
-        for key, value in model.head.state_dict().items()
-        if key != "encoding"
-    }
-    head: Head
+    state: State = {}
+    for model in models:
+        state |= model.head.state_dict()
     if not isinstance(base.head, QuantumHead):
         head = LinearHead(tasks, base.head.n_features, seed=0)
-        head.load_state_dict(state)
-        _freeze(head, models)
-        return head
+        return _loaded(head, state, models)
     circuit = base.head.circuit
     circuits = [model.head.circuit for model in models]
     blocks = {task.name: c.ansatz(task.name) for c in circuits for task in c.tasks}
@@ -290,25 +254,21 @@ def _joined_head(models: Models, base: MultiTaskModel, parts: Models) -> Head:
         joined = HeadCircuit(tasks, encoding, blocks, wires_per_task=sizes, readouts=readouts)
     frozen = all(model.head.frozen for model in models)
     simulator, angle_map = base.head.simulator, base.head.angle_map
-    head = QuantumHead(joined, simulator, angle_map=angle_map, frozen=frozen, seed=0)
-    angles = torch.cat([part.head.encoding.detach() for part in parts])
-    head.load_state_dict(state | {"encoding": angles})
-    _freeze(head, models)
+    quantum = QuantumHead(joined, simulator, angle_map=angle_map, frozen=frozen, seed=0)
+    state["encoding"] = torch.cat([part.head.encoding.detach() for part in parts])
+    return _loaded(quantum, state, models)
+
+
+def _loaded(head: Head, state: State, models: Models) -> Head:
+    """Load the head's state, and freeze the tasks that are frozen in the models."""
+    head.load_state_dict(state)
+    for name in set().union(*(model.head.frozen_tasks for model in models)):
+        head.freeze(name)
     return head
 
 
-def _freeze(head: Head, models: Models) -> None:
-    """Freeze the tasks that are frozen in the models."""
-    for name in set().union(*(model.head.frozen_tasks for model in models)):
-        head.freeze(name)
-
-
 def _own_layer(encoder: nn.Module, copies: int) -> nn.Linear:
-    """Return the last layer of an encoder, which computes the features.
-
-    Raises:
-        InvalidInputError: if it is not a linear layer.
-    """
+    """Return an encoder's last layer, which computes the features and must be linear."""
     layer = last_layer(encoder)
     if layer is None:
         raise InvalidInputError(
@@ -324,10 +284,9 @@ def _with_layers(encoder: nn.Module, layers: Sequence[nn.Linear]) -> nn.Module:
     if not layers:
         return encoder
     layer = _own_layer(encoder, len(layers))
-    joined = {
-        name: torch.cat([getattr(own, name) for own in layers])
-        for name, _ in layer.named_parameters()
-    }
+    names = [name for name, _ in layer.named_parameters()]
+    # The layer itself may be one of them.
+    joined = {name: torch.cat([getattr(own, name) for own in layers]) for name in names}
     for name, value in joined.items():
         setattr(layer, name, nn.Parameter(value))
     layer.out_features *= len(layers)

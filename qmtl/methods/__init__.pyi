@@ -11,6 +11,7 @@ from ._flatness import Flatness as Flatness
 from ._interpolation import Interpolation as Interpolation
 from ._interpolation import draw_beta as draw_beta
 from ._isolation import Isolation as Isolation
+from ._isolation import tasks_apart as tasks_apart
 from ._method import Batch as Batch
 from ._method import Method as Method
 from ._method import MethodSection as MethodSection

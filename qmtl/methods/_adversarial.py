@@ -24,19 +24,19 @@ REACH = 2.5
 class Attack(Section):
     r"""A change of inputs by at most `epsilon` that raises losses.
 
-    FGSM is one step of length `epsilon` along the gradient of the losses with respect to the
-    inputs: along its sign for ``linf``, its direction for ``l2``. PGD starts at a random point
-    within `epsilon`, takes `steps` smaller steps, and projects back into the ball after each.
+    FGSM is one step of length `epsilon` along the losses' gradient with respect to the inputs: its
+    sign for ``linf``, its direction for ``l2``. PGD starts at a random point within `epsilon`,
+    takes `steps` smaller steps, and projects back into the ball after each.
 
     Attributes:
-        attack: name of the attack, ``fgsm`` or ``pgd``.
+        attack: ``fgsm`` or ``pgd``.
         epsilon: the largest change, in the units of the inputs: of each input for ``linf``, of a
             row's Euclidean norm for ``l2``. With 0 inputs do not change.
         steps: (pgd) number of steps.
         step_size: (pgd) size of each step; None for ``2.5 * epsilon / steps``.
         norm: norm of the change, ``linf`` or ``l2``.
         low: lower limit of the inputs, for example of pixels; None for no limit.
-        high: upper limit of the inputs; None for no limit.
+        high: upper limit of the inputs.
         tasks: names of the tasks whose losses are raised; None for all.
 
     Example:
@@ -74,24 +74,19 @@ class Attack(Section):
         Args:
             inputs: tensor of shape (rows, ...).
             gradient: function from inputs to the gradient of the losses with respect to them.
-            generator: generator on the CPU for the random start of PGD; None for one with the seed
-                0.
-
-        Returns:
-            A tensor in the shape and type of the inputs.
+            generator: generator on the CPU for the random start of PGD; None for the seed 0.
         """
         if not self.epsilon:
             return inputs
-        if self.attack == "fgsm":
-            return self._within(inputs + self.epsilon * self._direction(gradient(inputs)), inputs)
-        length = self.step_size or REACH * self.epsilon / self.steps
-        found = self._within(inputs + self._start(inputs, generator), inputs)
-        for _ in range(self.steps):
-            found = self._within(found + length * self._direction(gradient(found)), inputs)
+        steps, length, found = 1, self.epsilon, inputs
+        if self.attack == "pgd":
+            steps, length = self.steps, self.step_size or REACH * self.epsilon / self.steps
+            found = self._within(inputs + self._start(inputs, generator), inputs)
+        for _ in range(steps):
+            slope = gradient(found)
+            along = slope.sign() if self.norm == "linf" else slope / _lengths(slope)
+            found = self._within(found + length * along, inputs)
         return found
-
-    def _direction(self, gradient: Tensor) -> Tensor:
-        return gradient.sign() if self.norm == "linf" else gradient / _lengths(gradient)
 
     def _start(self, inputs: Tensor, generator: torch.Generator | None) -> Tensor:
         """Draw a uniformly random point of the ball."""
@@ -111,9 +106,9 @@ class Attack(Section):
             moved = moved.clamp(-self.epsilon, self.epsilon)
         else:
             moved = moved * (self.epsilon / _lengths(moved)).clamp(max=1)
-        if self.low is None and self.high is None:
-            return inputs + moved
-        return (inputs + moved).clamp(self.low, self.high)
+        moved = inputs + moved
+        limited = self.low is not None or self.high is not None
+        return moved.clamp(self.low, self.high) if limited else moved
 
 
 def _lengths(values: Tensor) -> Tensor:
@@ -122,17 +117,7 @@ def _lengths(values: Tensor) -> Tensor:
     return flat.clamp(min=torch.finfo(values.dtype).tiny).view(-1, *[1] * (values.ndim - 1))
 
 
-def input_gradient(total: Tensor, inputs: Tensor) -> Tensor:
-    """Return the gradient of a number with respect to the inputs that it was computed from.
-
-    Raises:
-        InvalidInputError: if it does not depend on them smoothly, as with an encoder of tokens.
-
-    Example:
-        >>> x = torch.ones(1, 2, requires_grad=True)
-        >>> input_gradient((x * x).sum(), x)
-        tensor([[2., 2.]])
-    """
+def _input_gradient(total: Tensor, inputs: Tensor) -> Tensor:
     found = None
     if total.requires_grad:
         (found,) = torch.autograd.grad(total, inputs, allow_unused=True)
@@ -157,11 +142,11 @@ def attacked_split(
 ) -> Split:
     """Return the rows of a split, with inputs changed so that the model's losses are higher.
 
-    PGD starts with the seed 0. A row without a label of the attacked tasks only moves to its random
-    start.
+    The model is in evaluation mode meanwhile. PGD starts with the seed 0. A row without a label of
+    the attacked tasks only moves to its random start.
 
     Args:
-        model: the model, which is in evaluation mode during the attack.
+        model: the model.
         split: rows with targets of the attacked tasks.
         attack: the attack.
         batch_size: number of rows at once.
@@ -180,14 +165,12 @@ def attacked_split(
         True
     """
     _check_inputs(model)
-    there = [task.name for task in model.tasks if task.name in split.targets]
-    names = chosen_tasks(attack.tasks, there)
-    by_name = {task.name: task for task in model.tasks}
+    by_name = {task.name: task for task in model.tasks if task.name in split.targets}
+    names = chosen_tasks(attack.tasks, list(by_name))
     layout = task_layout(tuple(by_name[name] for name in names))
     reference = next(model.parameters())
     mean, std = model.target_scale(names)
-    joined = layout.join_targets({name: split.targets[name] for name in names})
-    targets = (joined.to(mean) - mean) / std
+    targets = (layout.join_targets(split.targets).to(mean) - mean) / std
     generator = torch.Generator().manual_seed(0)
     parts = []
     with evaluating(model), torch.enable_grad():
@@ -197,12 +180,10 @@ def attacked_split(
 
             def gradient(inputs: Tensor, wanted: Tensor = wanted) -> Tensor:
                 given = inputs.detach().requires_grad_()
-                logits = model(given, names, joined=True)
-                sums, _ = layout.loss_terms(logits, wanted)
-                return input_gradient(sums.sum(), given)
+                sums, _ = layout.loss_terms(model(given, names, joined=True), wanted)
+                return _input_gradient(sums.sum(), given)
 
-            moved = attack.changed(rows.to(reference), gradient, generator)
-            parts.append(moved.to(split.inputs))
+            parts.append(attack.changed(rows.to(reference), gradient, generator).to(split.inputs))
     return replace(split, inputs=torch.cat(parts))
 
 
@@ -216,11 +197,6 @@ class Adversarial(Attack, MethodSection):
 
     Attributes:
         share: fraction of the rows of each batch that are attacked, drawn at random.
-
-    Example:
-        >>> from qmtl.training import TrainingSettings
-        >>> TrainingSettings(adversarial=0.1).adversarial.epsilon
-        0.1
 
     References:
         Madry et al., arXiv:1706.06083. With auxiliary tasks: Ghamizi et al., arXiv:2302.02907.
@@ -252,7 +228,7 @@ class _AdversarialTraining(Method):
             given = inputs.detach().requires_grad_()
             losses = step.losses_of(replace(batch, inputs=given))
             kept = [n for n, place in enumerate(losses.places()) if place in self.places]
-            return input_gradient(losses.values[kept].sum(), given) if kept else inputs * 0
+            return _input_gradient(losses.values[kept].sum(), given) if kept else inputs * 0
 
         with evaluating(step.model), torch.enable_grad():
             moved = self.options.changed(batch.inputs, gradient, step.generator)

@@ -1,9 +1,4 @@
-"""Gradient affinity: how far two tasks' gradients agree, and whether there is enough evidence.
-
-The cosine of two tasks' gradients says how they are related only if it is computed on rows that
-have both labels. This is always done here; the number of such rows decides whether there is
-evidence.
-"""
+"""Gradient affinity: how far two tasks' gradients agree, and whether there is enough evidence."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -28,6 +23,9 @@ if TYPE_CHECKING:
 
 # Takes features, indices of their rows, and tasks; returns a number per task.
 Sums = Callable[[Tensor, Tensor, Sequence[Task]], Tensor]
+# Takes two tasks, and how often each block counts in each resample; returns the gradients' inner
+# product and squared lengths, each (resamples,).
+Products = Callable[[int, int, np.ndarray], list[np.ndarray]]
 
 NO_EVIDENCE = 0.3
 """Overlap below which cosines of gradients were indistinguishable from noise."""
@@ -159,13 +157,13 @@ def affinity(
     """Compute the cosine of every two tasks' gradients on the rows that have labels of both.
 
     The model is evaluated without dropout, and does not change; train it first, since the gradients
-    of random heads say nothing of the tasks. By default, the rows are ones that were not trained
-    on. Each interval is for one pair: of many unrelated pairs, some 5% exclude zero.
+    of random heads say nothing of the tasks. Each interval is for one pair: of many unrelated
+    pairs, some 5% exclude zero.
 
     Args:
-        model: the model, with encoder and head.
+        model: the model.
         data: data whose tasks are among the model's.
-        split: the split whose rows to use.
+        split: the split whose rows to use; those of ``validation`` were not trained on.
         of: what is differentiated. ``"labels"``: the product of labels and logits,
             ``Σ (y - ȳ)·logit``, which shows how each task uses the encoder whenever it has learned
             something. ``"losses"``: the losses, which show whether tasks help or hinder each other
@@ -188,9 +186,8 @@ def affinity(
     Example:
         >>> import qmtl
         >>> data = qmtl.data.digits(tasks=["parity", "has_loop"])
-        >>> circuit = qmtl.HeadCircuit(data.tasks)
-        >>> encoder = qmtl.encoders.MLP(64, out_features=circuit.n_features, seed=0)
-        >>> model = qmtl.MultiTaskModel(encoder, qmtl.QuantumHead(circuit, seed=0))
+        >>> head = qmtl.QuantumHead(qmtl.HeadCircuit(data.tasks), seed=0)
+        >>> model = MultiTaskModel(qmtl.encoders.MLP(64, out_features=head.n_features), head)
         >>> found = affinity(model, data)
         >>> found.pairs.loc[0, ["shared_rows", "overlap"]].tolist()
         [359.0, 1.0]
@@ -233,31 +230,21 @@ def affinity(
         chosen = [tasks[t] for t in numbers]
         with evaluating(model), torch.enable_grad():
             if by == "features":
-                gradients: Any = _ByFeatures(losses, sums, chosen, blocks)
+                products = _by_features(losses, sums, chosen, blocks)
             else:
-                gradients = _ByParameters(losses, sums, chosen, blocks, seed)
+                products = _by_parameters(losses, sums, chosen, blocks, seed)
         place = {task: number for number, task in enumerate(numbers)}
         for i, j in places:
-            found[i, j] = _cosines(gradients.products(place[i], place[j], counts))
+            found[i, j] = _cosines(products(place[i], place[j], counts))
+    names = tuple(task.name for task in tasks)
     table = []
     for i, j in pairs:
         shared, either = (labelled[i] & labelled[j]).sum(), (labelled[i] | labelled[j]).sum()
         overlap = float(shared / either) if either else 0.0
-        cosine, low, high = found[i, j]
-        table.append(
-            {
-                "first": tasks[i].name,
-                "second": tasks[j].name,
-                "shared_rows": int(shared),
-                "overlap": overlap,
-                "cosine": cosine,
-                "low": low,
-                "high": high,
-                "verdict": _verdict(overlap, cosine, low, high),
-            }
-        )
+        verdict = _verdict(overlap, *found[i, j])
+        table.append((names[i], names[j], int(shared), overlap, *found[i, j], verdict))
     columns = ["first", "second", "shared_rows", "overlap", "cosine", "low", "high", "verdict"]
-    return Affinity(tuple(task.name for task in tasks), pd.DataFrame(table, columns=columns), by)
+    return Affinity(names, pd.DataFrame(table, columns=columns), by)
 
 
 def _verdict(overlap: float, cosine: float, low: float, high: float) -> str:
@@ -268,70 +255,62 @@ def _verdict(overlap: float, cosine: float, low: float, high: float) -> str:
     return "aligned" if low > 0 else "opposed" if high < 0 else "undecided"
 
 
-class _ByParameters:
-    """The tasks' gradients with respect to shared parameters, summed over each block of rows."""
+def _by_parameters(
+    losses: LossesOfRows, sums: Sums, tasks: Sequence[Task], blocks: Sequence[Tensor], seed: int
+) -> Products:
+    """Return products of gradients with respect to shared parameters, summed over each block."""
+    parameters = losses.model.shared_parameters()
 
-    def __init__(
-        self,
-        losses: LossesOfRows,
-        sums: Sums,
-        tasks: Sequence[Task],
-        blocks: Sequence[Tensor],
-        seed: int,
-    ) -> None:
-        self.losses, self.sums, self.tasks = losses, sums, tasks
-        self.parameters = losses.model.shared_parameters()
-        support = _support(self._gradients(torch.cat(list(blocks))))
-        every, some = support.all(0), support.any(0) & ~support.all(0)
-        sketch = _Sketch(int(every.sum()), seed)
-        found = []
-        for rows in blocks:
-            gradients = self._gradients(rows)
-            found.append(torch.cat([sketch(gradients[:, every]), gradients[:, some]], 1))
-        self.gradients = torch.stack(found, 1)
-        n_common = self.gradients.shape[2] - int(some.sum())
-        self.support = torch.cat([support.new_ones(len(tasks), n_common), support[:, some]], 1)
+    def gradients_on(rows: Tensor) -> Tensor:
+        features = losses.model.encoder(losses.inputs[rows])
+        return _each(sums(features, rows, tasks), parameters)
 
-    def _gradients(self, rows: Tensor) -> Tensor:
-        features = self.losses.model.encoder(self.losses.inputs[rows])
-        return _each(self.sums(features, rows, self.tasks), self.parameters)
+    support = _support(gradients_on(torch.cat(list(blocks))))
+    every, some = support.all(0), support.any(0) & ~support.all(0)
+    found = []
+    for rows in blocks:
+        own = gradients_on(rows)
+        found.append(torch.cat([_sketched(own[:, every], seed), own[:, some]], 1))
+    gradients = torch.stack(found, 1)
+    n_common = gradients.shape[2] - int(some.sum())
+    support = torch.cat([support.new_ones(len(tasks), n_common), support[:, some]], 1)
 
-    def products(self, i: int, j: int, counts: np.ndarray) -> list[np.ndarray]:
-        both = self.support[i] & self.support[j]
-        first, second = (self.gradients[task][:, both] for task in (i, j))
+    def products(i: int, j: int, counts: np.ndarray) -> list[np.ndarray]:
+        both = support[i] & support[j]
+        first, second = (gradients[task][:, both] for task in (i, j))
         grams = first @ second.T, first @ first.T, second @ second.T
         arrays = [gram.double().numpy(force=True) for gram in grams]
         return [np.einsum("nb,bc,nc->n", counts, a, counts, optimize=True) for a in arrays]
 
+    return products
 
-class _ByFeatures:
-    """The tasks' gradients with respect to the features of every row; rows share no feature."""
 
-    def __init__(
-        self, losses: LossesOfRows, sums: Sums, tasks: Sequence[Task], blocks: Sequence[Tensor]
-    ) -> None:
-        rows = torch.cat(list(blocks))
-        features = losses.model.encoder(losses.inputs[rows]).detach().requires_grad_()
-        gradients = _each(sums(features, rows, tasks), [features])
-        self.gradients = gradients.view(len(tasks), *features.shape).double()
-        self.support = _support(self.gradients.abs().amax(1))
-        self.starts = np.cumsum([0, *map(len, blocks[:-1])])
+def _by_features(
+    losses: LossesOfRows, sums: Sums, tasks: Sequence[Task], blocks: Sequence[Tensor]
+) -> Products:
+    """Return products of gradients with respect to every row's features; rows share no feature."""
+    rows = torch.cat(list(blocks))
+    features = losses.model.encoder(losses.inputs[rows]).detach().requires_grad_()
+    gradients = _each(sums(features, rows, tasks), [features])
+    gradients = gradients.view(len(tasks), *features.shape).double()
+    support = _support(gradients.abs().amax(1))
+    starts = np.cumsum([0, *map(len, blocks[:-1])])
 
-    def products(self, i: int, j: int, counts: np.ndarray) -> list[np.ndarray]:
-        both = self.support[i] & self.support[j]
-        first, second = (self.gradients[task][:, both] for task in (i, j))
+    def products(i: int, j: int, counts: np.ndarray) -> list[np.ndarray]:
+        both = support[i] & support[j]
+        first, second = (gradients[task][:, both] for task in (i, j))
         by_row = first * second, first * first, second * second
         # A block that is drawn twice counts twice.
-        return [counts @ np.add.reduceat(a.sum(1).numpy(force=True), self.starts) for a in by_row]
+        return [counts @ np.add.reduceat(a.sum(1).numpy(force=True), starts) for a in by_row]
+
+    return products
 
 
 def _each(losses: Tensor, inputs: Sequence[Tensor]) -> Tensor:
     """Return the gradients of several losses, each as a flat vector: (losses, numbers)."""
     rows = []
     for loss in losses:
-        parts = torch.autograd.grad(
-            loss, inputs, retain_graph=True, allow_unused=True, materialize_grads=True
-        )
+        parts = torch.autograd.grad(loss, inputs, retain_graph=True, materialize_grads=True)
         rows.append(torch.cat([part.flatten() for part in parts]))
     return torch.stack(rows)
 
@@ -354,24 +333,17 @@ def _cosines(products: Sequence[np.ndarray]) -> tuple[float, float, float]:
     return float(cosines[0]), float(low), float(high)
 
 
-class _Sketch:
-    """Count sketch: sums entries with random signs in random buckets.
+def _sketched(vectors: Tensor, seed: int) -> Tensor:
+    """Shorten long vectors, (any number, n), by a count sketch: signed sums in random buckets.
 
     Inner products are preserved on average, with an error of about 1/sqrt(`SKETCH`) of the vectors'
     lengths (Charikar, Chen and Farach-Colton, 2002).
     """
-
-    def __init__(self, n: int, seed: int) -> None:
-        self.n = n
-        if n > SKETCH:
-            generator = torch.Generator().manual_seed(seed)
-            self.buckets = torch.randint(SKETCH, (n,), generator=generator)
-            self.signs = torch.randint(2, (n,), generator=generator) * 2 - 1
-
-    def __call__(self, vectors: Tensor) -> Tensor:
-        """Sketch vectors, shape (any number, n), unless they are short enough already."""
-        if self.n <= SKETCH:
-            return vectors
-        signs, buckets = self.signs.to(vectors.device), self.buckets.to(vectors.device)
-        sketched = vectors.new_zeros(len(vectors), SKETCH)
-        return sketched.index_add_(1, buckets, vectors * signs)
+    n, device = vectors.shape[1], vectors.device
+    if n <= SKETCH:
+        return vectors
+    generator = torch.Generator().manual_seed(seed)
+    buckets = torch.randint(SKETCH, (n,), generator=generator)
+    signs = torch.randint(2, (n,), generator=generator) * 2 - 1
+    sketched = vectors.new_zeros(len(vectors), SKETCH)
+    return sketched.index_add_(1, buckets.to(device), vectors * signs.to(device))

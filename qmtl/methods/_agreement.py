@@ -16,9 +16,9 @@ class Agreement(MethodSection):
     r"""Measures the cosine between update and combined gradient, and may adapt Adam's momentum.
 
     With Adam, a gradient from which conflicts were removed hardly enters the update, because the
-    momentum of earlier steps dominates. The training metric ``update_cosine``, listed under the
-    task name ``all``, is the mean over an epoch's steps of the cosine between the gradient of the
-    shared parameters and the negative of their change.
+    momentum of earlier steps dominates. The training metric ``update_cosine`` of the task ``all``
+    is the mean over an epoch's steps of the cosine between the gradient of the shared parameters
+    and the negative of their change.
 
     With `minimum` the decay of the momentum m follows its agreement with the gradient g of the
     step, :math:`\beta = \beta_{min} + (\beta_{max} - \beta_{min}) (1 + \cos(g, m)) / 2`, where
@@ -41,7 +41,6 @@ class Agreement(MethodSection):
     minimum: float | None = Field(None, ge=0, le=0.9)
 
     def check(self, settings: Any) -> None:
-        """Require Adam, the only optimiser here with the moments that this needs."""
         if self.minimum is not None and settings.optimizer == "sgd":
             raise ValueError(
                 f"agreement = {self.minimum} adapts the momentum of optimizer 'adam' or 'adamw', "
@@ -49,23 +48,21 @@ class Agreement(MethodSection):
             )
 
     def build(self, model: MultiTaskModel, tasks: Sequence[Task], seed: int) -> Method:
-        return _AgreeingMomentum(model, self.minimum)
+        return _AgreeingMomentum(len(model.shared_parameters()), self.minimum)
 
 
 class _AgreeingMomentum(Method):
     products: Tensor
     """Of the decays of all steps so far, for each shared parameter."""
 
-    def __init__(self, model: MultiTaskModel, minimum: float | None = None) -> None:
+    def __init__(self, n_shared: int, minimum: float | None) -> None:
         super().__init__()
         self.minimum = minimum
-        n = len(model.shared_parameters())
-        self.register_buffer("products", torch.ones(n, dtype=torch.float64))
+        self.register_buffer("products", torch.ones(n_shared, dtype=torch.float64))
         self._before: list[Tensor] = []
         self._cosines: list[Tensor] = []
 
     def before_step(self, optimizer: torch.optim.Optimizer, step: Step) -> None:
-        """Adapt the moments that the optimiser is about to use."""
         self._before = [p.detach().clone() for p in step.shared]
         if self.minimum is not None:
             self._adapt(optimizer, step.shared, self.minimum)
@@ -104,7 +101,6 @@ class _AgreeingMomentum(Method):
 
     @torch.no_grad()
     def after_step(self, batch: Any, step: Step) -> None:
-        """Compare the change of the shared parameters with their gradient."""
         pairs = [
             (p.grad, before - p)
             for p, before in zip(step.shared, self._before, strict=True)
@@ -116,7 +112,6 @@ class _AgreeingMomentum(Method):
             self._cosines.append(_cosine(gradients, updates))
 
     def metrics(self) -> Mapping[str, Mapping[str, float]]:
-        """Return the epoch's mean cosine."""
         found, self._cosines = self._cosines, []
         return {"all": {"update_cosine": float(torch.stack(found).mean())}} if found else {}
 

@@ -20,7 +20,7 @@ CLASSES = ("binary", "multiclass")
 
 
 def masked_softmax(scores: Tensor, labels: Tensor, n_classes: int) -> Tensor:
-    """Return the softmax over the sub-classes of each row's class; zero for all others.
+    """Return the softmax over the sub-classes of each row's class; zero for the other classes.
 
     Args:
         scores: scores (rows, classes · sub-classes), with the sub-classes of a class side by side.
@@ -60,13 +60,7 @@ class Auxiliary(MethodSection):
         entropy: weight of the entropy term, λ.
         look_ahead: length of the look-ahead step, α.
         hidden: number of units of the generator's hidden layer.
-        tasks: names of the binary and multiclass tasks that get sub-classes; None for all of these
-            kinds.
-
-    Example:
-        >>> from qmtl.training import TrainingSettings
-        >>> TrainingSettings(auxiliary={"subclasses": 3}).auxiliary.weight
-        1.0
+        tasks: names of the tasks that get sub-classes; None for all binary and multiclass ones.
 
     References:
         Liu, Davison and Johns, arXiv:1901.08933.
@@ -85,12 +79,6 @@ class Auxiliary(MethodSection):
     tasks: list[str] | None = None
 
     def build(self, model: MultiTaskModel, tasks: Sequence[Task], seed: int) -> Method:
-        """Build the method for the model and these tasks.
-
-        Raises:
-            InvalidInputError: if there is no binary or multiclass task, or one of `tasks` is of
-                another kind.
-        """
         by_name = {task.name: task for task in tasks}
         names = chosen_tasks(self.tasks, list(by_name))
         chosen = [by_name[name] for name in names if by_name[name].kind in CLASSES]
@@ -122,7 +110,7 @@ class _Maxl(Method):
             )
 
     def trained(self) -> list[nn.Parameter]:
-        """Return no parameters if the weight is zero: the generator would have no effect."""
+        # With weight 0, the generator would have no effect.
         return super().trained() if self.options.weight else []
 
     def extra_loss(self, losses: TaskLosses, step: Step) -> Tensor | None:
@@ -135,22 +123,21 @@ class _Maxl(Method):
         given = self.generator(features.detach())
         auxiliary, entropy = self.auxiliary_loss(features, given, labels)
         fixed, _ = self.auxiliary_loss(features, given.detach(), labels)
-        moved = self._look_ahead(losses, fixed, step)
         parameters = list(self.generator.parameters())
-        directions = self._directions(losses, moved, step)
+        directions = self._directions(losses, fixed, step)
         # By the chain rule, -α ⟨∇L(θ⁺), ∇_θ w L_aux(θ, φ)⟩ has the derivative of L(θ⁺) with respect
         # to φ. The head does not affect the auxiliary loss.
-        reached = list(directions)
         total = self.options.entropy * entropy
-        if reached and auxiliary.requires_grad:
+        if directions and auxiliary.requires_grad:
             slopes = torch.autograd.grad(
-                self.options.weight * auxiliary, reached, create_graph=True, allow_unused=True
-            )
-            for parameter, slope in zip(reached, slopes, strict=True):
+                self.options.weight * auxiliary, list(directions), create_graph=True,
+                allow_unused=True,
+            )  # fmt: skip
+            for direction, slope in zip(directions.values(), slopes, strict=True):
                 if slope is not None and slope.requires_grad:
-                    total = total - self.options.look_ahead * (directions[parameter] * slope).sum()
+                    total = total - self.options.look_ahead * (direction * slope).sum()
         gradients = torch.autograd.grad(
-            total, parameters, retain_graph=True, allow_unused=True, materialize_grads=True
+            total, parameters, retain_graph=True, materialize_grads=True
         )
         pairs = zip(parameters, gradients, strict=True)
         surrogate = sum(((p - p.detach()) * g).sum() for p, g in pairs)
@@ -173,10 +160,7 @@ class _Maxl(Method):
     ) -> tuple[Tensor, Tensor]:
         """Return the cross-entropy and the entropy term, each as a mean over tasks.
 
-        Args:
-            features: features, shape (rows, features).
-            given: the generator's scores, shape (rows, sub-classes of all tasks).
-            labels: for each task, its rows, their classes, and their shares of the mean.
+        The generator's scores are `given`, (rows, sub-classes of all tasks).
         """
         scores = self.layer(features).split(self.widths, dim=1)
         losses, entropies = [], []
@@ -190,26 +174,20 @@ class _Maxl(Method):
                 entropies.append(torch.special.xlogy(mean, mean.clamp(min=1e-12)).sum())
         return torch.stack(losses).mean(), torch.stack(entropies).mean()
 
-    def _look_ahead(
+    def _directions(
         self, losses: TaskLosses, auxiliary: Tensor, step: Step
     ) -> dict[nn.Parameter, Tensor]:
-        """Return the model's trained parameters after one step of plain gradient descent."""
+        """Return the gradient of the main tasks' mean loss at θ⁺, by the model's parameters."""
         ours = {id(p) for p in self.parameters()}
         parameters = [p for p in (*step.shared, *step.own) if id(p) not in ours]
         total = losses.values.mean() + self.options.weight * auxiliary
         gradients = torch.autograd.grad(
-            total, parameters, retain_graph=True, allow_unused=True, materialize_grads=True
+            total, parameters, retain_graph=True, materialize_grads=True
         )
-        rate = self.options.look_ahead
-        return {
-            p: (p.detach() - rate * g).requires_grad_()
+        moved = {
+            p: (p.detach() - self.options.look_ahead * g).requires_grad_()
             for p, g in zip(parameters, gradients, strict=True)
         }
-
-    def _directions(
-        self, losses: TaskLosses, moved: dict[nn.Parameter, Tensor], step: Step
-    ) -> dict[nn.Parameter, Tensor]:
-        """Return the gradient of the main tasks' mean loss at the moved parameters."""
         model, batch = step.model, losses.batch
         state: dict[str, Any] = {
             name: moved[p] for name, p in model.named_parameters() if p in moved
@@ -219,18 +197,11 @@ class _Maxl(Method):
         names = [task.name for task in step.tasks]
         inputs = batch.inputs.to(next(model.parameters()).dtype)
         logits = called_with(model, state, (inputs, names), {"joined": True})
-        sums, counts = step.layout.loss_terms(
-            logits,
-            step.standardised(batch.targets),
-            complete=batch.complete,
-            sample_weight=batch.sample_weight,
-        )
+        sums, counts = step.loss_terms_of(logits, batch)
         there = counts > 0
         after = (sums[there] / counts[there]).mean()
-        gradients = torch.autograd.grad(
-            after, list(moved.values()), allow_unused=True, materialize_grads=True
-        )
-        return dict(zip(moved, gradients, strict=True))
+        found = torch.autograd.grad(after, list(moved.values()), materialize_grads=True)
+        return dict(zip(moved, found, strict=True))
 
 
 KINDS = ("rotation", "intensity", "domain")
@@ -269,8 +240,6 @@ def with_auxiliary_tasks(
         >>> data = with_auxiliary_tasks(digits(tasks=["parity"]), image=(8, 8))
         >>> [(task.name, task.kind) for task in data.tasks]
         [('parity', 'binary'), ('rotation', 'multiclass'), ('intensity', 'regression')]
-        >>> len(data.train) == 2 * len(digits().train)
-        True
 
     References:
         Ghamizi et al., arXiv:2302.02907: such tasks beside the main ones in adversarial training.
@@ -281,32 +250,28 @@ def with_auxiliary_tasks(
             raise unknown_name("kind of auxiliary task:", kind, KINDS)
         if kind in [task.name for task in data.tasks]:
             raise InvalidInputError(f"the data already have a task {kind!r}")
-    splits = data.splits
-    added: dict[str, tuple[Task, dict[str, Tensor]]] = {}
+    splits: dict[str, Any] = data.splits
+    added: dict[str, Task] = {}
+    targets: dict[str, dict[str, Tensor]] = {name: {} for name in splits}
     if "intensity" in kinds:
-        found = {name: _intensity(split.inputs) for name, split in splits.items()}
-        added["intensity"] = Task.regression("intensity", 2), found
+        added["intensity"] = Task.regression("intensity", 2)
+        for name, split in splits.items():
+            pixels = split.inputs.double().flatten(1)
+            moments = pixels.mean(1), pixels.std(1, correction=0)
+            targets[name]["intensity"] = torch.stack(moments, dim=1)
     if "domain" in kinds:
-        added["domain"] = _domain(splits, domain)
-    tasks = {task.name: task for task in data.tasks}
-    tasks |= {name: task for name, (task, _) in added.items()}
+        added["domain"], found = _domain(splits, domain)
+        for name, codes in found.items():
+            targets[name]["domain"] = codes
     for name, split in splits.items():
-        more = {task.name: found[name] for task, found in added.values()}
-        splits[name] = replace(split, targets=split.targets | more)
+        splits[name] = replace(split, targets=split.targets | targets[name])
     if "rotation" in kinds:
+        added["rotation"] = Task.multiclass("rotation", QUARTERS)
         size = _square(data.train.inputs, image)
         generator = torch.Generator().manual_seed(seed)
         for name, split in splits.items():
-            splits[name] = _with_turned_rows(split, list(tasks.values()), size, generator)
-        tasks["rotation"] = Task.multiclass("rotation", QUARTERS)
-    ordered = [*data.tasks, *(tasks[kind] for kind in kinds)]
-    parts: Any = splits
-    return replace(data, tasks=tuple(ordered), **parts)
-
-
-def _intensity(inputs: Tensor) -> Tensor:
-    flat = inputs.double().flatten(1)
-    return torch.stack([flat.mean(1), flat.std(1, correction=0)], dim=1)
+            splits[name] = _with_turned_rows(split, size, generator)
+    return replace(data, tasks=(*data.tasks, *(added[kind] for kind in kinds)), **splits)
 
 
 def _domain(splits: dict[str, Split], domain: Any) -> tuple[Task, dict[str, Tensor]]:
@@ -348,9 +313,7 @@ def _square(inputs: Tensor, image: tuple[int, int] | None) -> tuple[int, int]:
     return height, length
 
 
-def _with_turned_rows(
-    split: Split, tasks: Sequence[Task], size: tuple[int, int], generator: torch.Generator
-) -> Split:
+def _with_turned_rows(split: Split, size: tuple[int, int], generator: torch.Generator) -> Split:
     """Append a rotated copy of every row, with only the rotation's label."""
     n_rows = len(split)
     quarters = torch.randint(QUARTERS, (n_rows,), generator=generator)
@@ -360,10 +323,9 @@ def _with_turned_rows(
         own = quarters == quarter
         turned[own] = images[own].rot90(quarter, dims=(2, 3))
     targets = {}
-    for task in tasks:
-        values = split.targets[task.name]
+    for name, values in split.targets.items():
         nothing = torch.nan if values.is_floating_point() else -100
-        targets[task.name] = torch.cat([values, torch.full_like(values, nothing)])
+        targets[name] = torch.cat([values, torch.full_like(values, nothing)])
     targets["rotation"] = torch.cat([torch.full((n_rows,), -100), quarters])
     inputs = torch.cat([split.inputs, turned.reshape_as(split.inputs)])
     weights = split.sample_weight

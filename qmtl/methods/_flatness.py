@@ -20,9 +20,8 @@ class Flatness(MethodSection):
     + A(g^{SAM} - g)` with the run's aggregator A, which resolves conflicts of losses and conflicts
     of flatness separately. A scalarizer's weights come from the losses, which makes this the
     weighted sum of :math:`g_t^{SAM}`. A task's own parameters get their :math:`g_t^{SAM}`. Dropout
-    drops the same units at both points.
-
-    In qmtl's version, one ball of radius ρ surrounds a task's shared and own parameters together.
+    drops the same units at both points. One ball of radius ρ surrounds a task's shared and own
+    parameters together (qmtl's choice).
 
     A step takes a backward pass for each task, and for each task one more forward and backward pass
     of the encoder and the task's light cone.
@@ -57,12 +56,11 @@ class _TaskSharpness(Method):
         return batch
 
     def gradients(self, losses: TaskLosses, step: Step) -> None:
-        """Set the gradients of all tasks with labels."""
         n_shared, parameters = len(step.shared), [*step.shared, *step.own]
         plain: list[list[Tensor]] = []
         for value in losses.values:
             found = torch.autograd.grad(
-                value, parameters, retain_graph=True, allow_unused=True, materialize_grads=True
+                value, parameters, retain_graph=True, materialize_grads=True
             )
             plain.append([step.summed(g) for g in found])
         sharp = [
@@ -73,24 +71,16 @@ class _TaskSharpness(Method):
         if not step.uses_jacobian:
             gradients = step.combined(losses, rows)
         else:
-            gradients = [own.sum(0) for own in rows[n_shared:]]
             shared = [torch.stack(one) for one in zip(*plain, strict=True)][:n_shared]
             flat = [a - b for a, b in zip(rows, shared, strict=False)]
-            gradients = [*self._aggregated(losses, shared, flat, step), *gradients]
+            gradients = step.combined(losses, shared) if shared else []
+            # Some aggregators do not accept a matrix of zeros.
+            if any(bool(one.any()) for one in flat):
+                more = step.combined(losses, flat)
+                gradients = [a + b for a, b in zip(gradients, more, strict=True)]
+            gradients += [own.sum(0) for own in rows[n_shared:]]
         for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
-
-    @staticmethod
-    def _aggregated(
-        losses: TaskLosses, plain: list[Tensor], flat: list[Tensor], step: Step
-    ) -> list[Tensor]:
-        if not plain:
-            return []
-        combined = step.combined(losses, plain)
-        # Some aggregators do not accept a matrix of zeros.
-        if not any(bool(rows.any()) for rows in flat):
-            return combined
-        return [a + b for a, b in zip(combined, step.combined(losses, flat), strict=True)]
 
     @torch.no_grad()
     def _sharp(self, batch: Batch, place: int, found: list[Tensor], step: Step) -> list[Tensor]:
@@ -107,18 +97,13 @@ class _TaskSharpness(Method):
             device = batch.inputs.device
             used = [device] if device.type == "cuda" else []
             with torch.enable_grad(), torch.random.fork_rng(used):
-                self._draw_again(device)
+                torch.set_rng_state(self._random[0])
+                if used:
+                    torch.cuda.set_rng_state(self._random[1], device)
                 (value,) = step.losses_of(batch, only=place).values
-                gradients = torch.autograd.grad(
-                    value, parameters, allow_unused=True, materialize_grads=True
-                )
+                gradients = torch.autograd.grad(value, parameters, materialize_grads=True)
         finally:
             # Running batch statistics have seen this batch already, too.
             for tensor, old in zip((*parameters, *buffers), before, strict=True):
                 tensor.copy_(old)
         return [step.summed(g) for g in gradients]
-
-    def _draw_again(self, device: torch.device) -> None:
-        torch.set_rng_state(self._random[0])
-        if device.type == "cuda":
-            torch.cuda.set_rng_state(self._random[1], device)

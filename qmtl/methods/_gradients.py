@@ -1,4 +1,4 @@
-"""Shared code of methods that use gradients: losses of chosen rows."""
+"""The losses of chosen rows, for methods that use gradients."""
 
 from collections.abc import Sequence
 
@@ -80,12 +80,7 @@ class LossesOfRows:
 
 
 def check_tasks_of(model: MultiTaskModel, data: MultiTaskData) -> None:
-    """Raise if a task of the data is not one of the model's.
-
-    Raises:
-        InvalidInputError: if so (the error names the task), or if the data are not a
-            `MultiTaskData`.
-    """
+    """Raise if the data are not a `MultiTaskData`, or one of its tasks is not the model's."""
     if not isinstance(data, MultiTaskData):
         raise InvalidInputError(
             f"data must be MultiTaskData, with its splits and tasks, got {type(data).__name__}"

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -55,15 +54,12 @@ class _Isolated(Method):
         for mask, group in zip(masks, self.groups, strict=True):
             mask[[column for name in group for column in registers[name]]] = True
         sizes = {task.name: task.n_outputs for task in head.tasks}
-        by_group = [name for group in self.groups for name in group]
         place_of = {name: i for i, name in enumerate(names)}
-        columns = np.concatenate([np.full(sizes[name], place_of[name]) for name in by_group])
+        places = [place_of[n] for group in self.groups for n in group for _ in range(sizes[n])]
         self.register_buffer("masks", masks, persistent=False)
-        order = torch.from_numpy(np.argsort(columns, kind="stable"))
-        self.register_buffer("order", order, persistent=False)
+        self.register_buffer("order", torch.tensor(places).argsort(stable=True), persistent=False)
 
     def logits(self, features: Tensor, step: Step) -> Tensor:
-        """Return the model's logits, with gradients that stop at other tasks' features."""
         fixed = features.detach()
         parts = [
             step.model.logits(torch.where(mask, features, fixed), group)

@@ -1,9 +1,4 @@
-"""The interface between a method and a training step: options, hooks, and the hooks' arguments.
-
-A method is a small module beside the model. `qmtl.training` calls the hooks that its class defines,
-in this order: in each step `change_batch`, `logits`, `loss_terms`, `losses`, `extra_loss`,
-`gradients`, `before_step`, `after_step`; once per epoch `epoch_end` and `metrics`.
-"""
+"""The interface between a method and a training step: options, hooks, and the hooks' arguments."""
 
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
@@ -53,8 +48,8 @@ class Batch:
 class TaskLosses:
     """The losses of a batch, and what they were computed from.
 
-    A loss is this process's share of the mean over the labels of all processes: its value is global
-    and its gradient local, so that the sum of all processes' gradients is the gradient of the mean.
+    A loss is a mean over the labels of all processes. Its value is global and its gradient local,
+    so that the sum of all processes' gradients is the gradient of the mean.
 
     Attributes:
         values: losses of the tasks with labels, (present,), with a graph.
@@ -128,19 +123,19 @@ class Step(Protocol):
 
         Args:
             losses: losses of these rows, from which a scalarizer computes the weights of the rows.
-            rows: for each parameter its rows, (present, *its shape), summed over processes.
-
-        Returns:
-            A gradient for each parameter, in its shape.
+            rows: for each parameter its rows, (present, *its shape), summed over processes; the
+                result has a gradient in its shape.
         """
 
 
 class Method(nn.Module):
-    """A method at work. Every hook is optional; a hook that is not defined costs nothing.
+    """A method at work: a small module beside the model, whose hooks a training calls.
 
-    Its buffers and parameters are saved in the run's checkpoints, and other state by torch's
-    ``get_extra_state`` and ``set_extra_state``. The run's optimiser steps the parameters in
-    `trained`.
+    In each step these are `change_batch`, `logits`, `loss_terms`, `losses`, `extra_loss`,
+    `gradients`, `before_step` and `after_step`, in this order; once per epoch `epoch_end` and
+    `metrics`. A hook that the class does not define costs nothing. Buffers and parameters are saved
+    in the run's checkpoints, and other state by torch's ``get_extra_state`` and
+    ``set_extra_state``. The run's optimiser steps the parameters in `trained`.
     """
 
     needs_features: ClassVar[bool] = False
@@ -201,15 +196,7 @@ class Method(nn.Module):
 
 
 def using(methods: Iterable[Any], hook: str) -> list[Any]:
-    """Return the methods whose class defines a hook.
-
-    Example:
-        >>> class Quiet(Method):
-        ...     def losses(self, losses, step):
-        ...         return losses
-        >>> len(using([Quiet()], "losses")), using([Quiet()], "logits")
-        (1, [])
-    """
+    """Return the methods whose class defines a hook."""
     return [m for m in methods if getattr(type(m), hook) is not getattr(Method, hook)]
 
 
@@ -234,12 +221,9 @@ class MethodSection(Section):
 
     @abstractmethod
     def build(self, model: MultiTaskModel, tasks: Sequence[Task], seed: int) -> Method:
-        """Build the method for a model.
+        """Build the method for a model and the tasks that are trained.
 
-        Args:
-            model: the model that is trained.
-            tasks: the tasks that are trained.
-            seed: seed of all random numbers that are drawn before training.
+        The seed is for random numbers that are drawn before training.
 
         Raises:
             InvalidInputError: if the method does not suit model and tasks.
@@ -250,7 +234,7 @@ class MethodSection(Section):
         table = handler(self)
         others = [name for name in table if name != self.short]
         fields = type(self).model_fields
-        if not all(getattr(self, name) == fields[name].default for name in others):
+        if any(getattr(self, name) != fields[name].default for name in others):
             return table
         value = table.get(self.short)
         return value if value is not None else table if others else True

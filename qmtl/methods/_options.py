@@ -48,19 +48,21 @@ class MethodOptions(Section):
     def _from_short(cls, content: Any) -> Any:
         if not isinstance(content, Mapping):
             return content
-        return dict(content) | {
-            name: _table(content[name], section)
-            for name, section in cls.method_sections().items()
-            if name in content
-        }
+        found = dict(content)
+        for name, section in cls.method_sections().items():
+            value = found.get(name)
+            if isinstance(value, bool):
+                found[name] = {} if value else None
+            elif section.short is not None and not isinstance(value, Mapping | Section | None):
+                found[name] = {section.short: value}
+        return found
 
     @model_validator(mode="after")
     def _together(self) -> "MethodOptions":
         for name, method in self.methods().items():
             for other in method.excludes:
-                default = type(self).model_fields[other].default
-                if getattr(self, other) != default:
-                    given = getattr(self, other)
+                given = getattr(self, other)
+                if given != type(self).model_fields[other].default:
                     value = "" if isinstance(given, Section) else f" = {given!r}"
                     raise ValueError(f"{name} does not go together with {other}{value}")
             method.check(self)
@@ -83,14 +85,3 @@ class MethodOptions(Section):
         """Return the options of the active methods, by key."""
         found = {name: getattr(self, name) for name in type(self).method_sections()}
         return {name: section for name, section in found.items() if section is not None}
-
-
-def _table(value: Any, section: type[MethodSection]) -> Any:
-    """Convert a value that a key may hold instead of a table."""
-    if value is False:
-        return None
-    if value is True:
-        return {}
-    if value is None or isinstance(value, Mapping | MethodSection) or section.short is None:
-        return value
-    return {section.short: value}

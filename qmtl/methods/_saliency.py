@@ -1,6 +1,6 @@
 """Saliency: terms that separate, or align, the tasks' gradients with respect to features."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -37,17 +37,13 @@ class Saliency(MethodSection):
 
     The paper's public text does not define everything (which means, which samples, the form of the
     contrast); this is qmtl's choice. A task without labels takes no part. The alignment needs a
-    sample with two labels, and the entropy labels of two tasks.
+    sample with two labels, and the entropy labels of two tasks. Weights of rows count in the first
+    term; in the second all samples count equally.
 
     The second derivative is a difference of the losses' gradients at two points, one along the
-    terms' own gradient and one against it, in double precision. It is exact to some seven digits
-    and as fast as first-order gradients. Double backward cannot use the compiled engine; for five
-    tasks it took as long as 33 plain steps. Tasks whose light cones do not overlap are computed
-    together.
-
-    Weights of rows count in the first term; in the second all samples count equally. The method
-    runs in one process, since samples are contrasted with the whole batch, and without shots, whose
-    noise would exceed the difference.
+    terms' own gradient and one against it, in double precision: it is exact to some seven digits,
+    and as fast as first-order gradients. So the method works without shots only, whose noise would
+    exceed the difference. Tasks whose light cones do not overlap are computed together.
 
     Attributes:
         entropy: weight of the first term.
@@ -79,11 +75,11 @@ class Saliency(MethodSection):
                 raise InvalidInputError(
                     f"saliency needs exact values, got the simulator {simulator!r}"
                 )
-        cones = None
+        seen: dict[str, Sequence[int]] = dict.fromkeys(names, range(head.n_features))
         if isinstance(head, QuantumHead):
-            whole = cone_columns(head.circuit)
-            cones = {name: whole[name] for name in names}
-        return _SaliencyTerms(self, names, head.n_features, cones)
+            cones = cone_columns(head.circuit)
+            seen = {name: cones[name] for name in names}
+        return _SaliencyTerms(self, seen, head.n_features)
 
 
 class _SaliencyTerms(Method):
@@ -92,24 +88,17 @@ class _SaliencyTerms(Method):
     """Which features each task depends on, bool (tasks, features)."""
 
     def __init__(
-        self,
-        options: Saliency,
-        names: Sequence[str],
-        n_features: int,
-        cones: dict[str, list[int]] | None,
+        self, options: Saliency, columns: Mapping[str, Sequence[int]], n_features: int
     ) -> None:
         super().__init__()
-        self.options = options
-        groups = [[name] for name in names] if cones is None else tasks_apart(cones)
-        self.groups = [[names.index(name) for name in group] for group in groups]
-        seen = torch.ones(len(names), n_features, dtype=torch.bool)
-        for place, name in enumerate(names if cones is not None else ()):
-            seen[place] = False
-            seen[place, (cones or {})[name]] = True
+        self.options, names = options, list(columns)
+        self.groups = [[names.index(name) for name in group] for group in tasks_apart(columns)]
+        seen = torch.zeros(len(names), n_features, dtype=torch.bool)
+        for mask, own in zip(seen, columns.values(), strict=True):
+            mask[list(own)] = True
         self.register_buffer("seen", seen, persistent=False)
 
     def extra_loss(self, losses: TaskLosses, step: Step) -> Tensor | None:
-        """Return the sum of both terms, times their weights."""
         places = losses.places()
         if losses.features is None or not losses.features.requires_grad or len(places) < 2:
             return None
@@ -134,9 +123,8 @@ class _SaliencyTerms(Method):
         for group in self._present(places):
             total = torch.stack([losses.values[places.index(place)] for place in group]).sum()
             (joint,) = torch.autograd.grad(
-                total, losses.features, retain_graph=True, allow_unused=True,
-                materialize_grads=True,
-            )  # fmt: skip
+                total, losses.features, retain_graph=True, materialize_grads=True
+            )
             found |= {place: joint * self.seen[place] for place in group}
         return torch.stack([found[place] for place in places])
 
@@ -169,15 +157,7 @@ class _SaliencyTerms(Method):
 
 
 def entropy_of_tasks(saliency: Tensor) -> Tensor:
-    """Return the mean over features of the entropy of the tasks' shares of absolute saliency.
-
-    The saliency has shape (tasks, rows, features).
-
-    Example:
-        >>> apart = torch.eye(2)[:, None, :]
-        >>> float(entropy_of_tasks(apart)), round(float(entropy_of_tasks(apart * 0 + 1)), 4)
-        (0.0, 0.6931)
-    """
+    """Return the mean over features of the entropy of the tasks' shares of absolute saliency."""
     sizes = saliency.abs().mean(1)
     total = sizes.sum(0)
     shares = sizes / torch.where(total > 0, total, 1.0)
@@ -190,16 +170,7 @@ def entropy_of_tasks(saliency: Tensor) -> Tensor:
 def alignment_of_tasks(saliency: Tensor, labelled: Tensor, temperature: float) -> Tensor:
     """Measure how poorly a sample's saliency for one task identifies that for the others.
 
-    Args:
-        saliency: tensor (tasks, rows, features).
-        labelled: which tasks have labels in which rows, bool (tasks, rows).
-        temperature: temperature of the softmax over rows.
-
-    Example:
-        >>> both = torch.eye(2).expand(2, 2, 2)
-        >>> known = torch.ones(2, 2, dtype=torch.bool)
-        >>> round(float(alignment_of_tasks(both, known, 1.0)), 4)  # log(1 + e⁻¹)
-        0.3133
+    The saliency is (tasks, rows, features); `labelled` are bool (tasks, rows).
     """
     tiny = torch.finfo(saliency.dtype).tiny
     known = labelled & (saliency != 0).any(2)

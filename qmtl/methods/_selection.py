@@ -1,8 +1,4 @@
-"""Selection of training rows by vote: rows whose gradients help most tasks' validation losses.
-
-A row's influence on a task is the inner product of the row's gradient with the gradient of the
-task's validation loss: to first order, the decrease of that loss by a small step on the row.
-"""
+"""Selection of training rows by vote: rows whose gradients help most tasks' validation losses."""
 
 import warnings
 from dataclasses import dataclass, replace
@@ -45,8 +41,8 @@ def influences(model: MultiTaskModel, data: MultiTaskData, *, batch_size: int = 
 
     It is ``⟨∇ℓ(row), ∇L(task)⟩`` over all trained parameters. Here ``ℓ(row)`` is the sum of the
     row's losses over the tasks that it has labels of, and ``L(task)`` the task's mean validation
-    loss. It is positive if a small step on the row lowers that loss. The model is evaluated without
-    dropout.
+    loss: to first order, the decrease of this loss by a small step on the row. The model is
+    evaluated without dropout.
 
     Args:
         model: a model trained for a short time, so that gradients are informative.
@@ -60,9 +56,8 @@ def influences(model: MultiTaskModel, data: MultiTaskData, *, batch_size: int = 
     Example:
         >>> import qmtl
         >>> data = qmtl.data.digits(tasks=["parity", "ink"])
-        >>> circuit = qmtl.HeadCircuit(data.tasks)
-        >>> encoder = qmtl.encoders.MLP(64, out_features=circuit.n_features, seed=0)
-        >>> model = qmtl.MultiTaskModel(encoder, qmtl.QuantumHead(circuit, seed=0))
+        >>> head = qmtl.QuantumHead(qmtl.HeadCircuit(data.tasks), seed=0)
+        >>> model = MultiTaskModel(qmtl.encoders.MLP(64, out_features=head.n_features), head)
         >>> influences(model, data).shape
         (1079, 2)
     """
@@ -89,20 +84,19 @@ def influences(model: MultiTaskModel, data: MultiTaskData, *, batch_size: int = 
             divisors = divisors + counts
             for task, loss in enumerate(losses):
                 gradients = torch.autograd.grad(
-                    loss, list(parameters.values()), retain_graph=True, allow_unused=True,
-                    materialize_grads=True,
-                )  # fmt: skip
+                    loss, list(parameters.values()), retain_graph=True, materialize_grads=True
+                )
                 totals[task] = [a + b for a, b in zip(totals[task], gradients, strict=True)]
         totals = [[g / n for g in own] for own, n in zip(totals, divisors, strict=True)]
+        values = {name: p.detach() for name, p in parameters.items()}
+        directions = [dict(zip(values, total, strict=True)) for total in totals]
         found = []
         for rows in torch.arange(len(training.rows)).split(batch_size):
-            inputs = training.inputs[rows]
 
-            def logits(values: dict[str, Tensor], inputs: Tensor = inputs) -> Tensor:
+            def logits(values: dict[str, Tensor], rows: Tensor = rows) -> Any:
                 options = {"tasks": names, "joined": True}
-                return called_with(model, values, (inputs,), options)  # type: ignore[no-any-return]
+                return called_with(model, values, (training.inputs[rows],), options)
 
-            values = {name: p.detach() for name, p in parameters.items()}
             at = logits(values).detach().requires_grad_()
             # Rows are independent, so this is the gradient of each row.
             losses, _ = training.terms_of_logits(at, rows, data.tasks)
@@ -110,10 +104,7 @@ def influences(model: MultiTaskModel, data: MultiTaskData, *, batch_size: int = 
             with warnings.catch_warnings():
                 # torch warns of its own use of torch.jit.
                 warnings.filterwarnings("ignore", ".*torch.jit", DeprecationWarning)
-                changes = [
-                    jvp(logits, (values,), (dict(zip(values, total, strict=True)),))[1]
-                    for total in totals
-                ]
+                changes = [jvp(logits, (values,), (along,))[1] for along in directions]
             found.append(torch.stack([(slopes * c).sum(1) for c in changes], 1).detach())
     return pd.DataFrame(torch.cat(found).cpu().double().numpy(), columns=names)
 
@@ -121,8 +112,8 @@ def influences(model: MultiTaskModel, data: MultiTaskData, *, batch_size: int = 
 def select(model: MultiTaskModel, data: MultiTaskData, keep: float = 0.5) -> Selection:
     """Select the training rows that most tasks vote for.
 
-    Each task votes for the fraction `keep` of the rows with the largest influence on it. Rows with
-    equally many votes are ordered by their mean rank over tasks (qmtl's choice).
+    Each task votes for the fraction `keep` of the rows with the largest influence on it. Of rows
+    with as many votes, those with the better mean rank over tasks come first (qmtl's choice).
 
     Args:
         model: a model trained for a short time on all rows.
@@ -136,9 +127,8 @@ def select(model: MultiTaskModel, data: MultiTaskData, keep: float = 0.5) -> Sel
     Example:
         >>> import qmtl
         >>> data = qmtl.data.digits(tasks=["parity", "ink"])
-        >>> circuit = qmtl.HeadCircuit(data.tasks)
-        >>> encoder = qmtl.encoders.MLP(64, out_features=circuit.n_features, seed=0)
-        >>> model = qmtl.MultiTaskModel(encoder, qmtl.QuantumHead(circuit, seed=0))
+        >>> head = qmtl.QuantumHead(qmtl.HeadCircuit(data.tasks), seed=0)
+        >>> model = MultiTaskModel(qmtl.encoders.MLP(64, out_features=head.n_features), head)
         >>> len(select(model, data, keep=0.25).data.train)
         270
 

@@ -1,13 +1,9 @@
-"""The order of tasks on the ring: related tasks side by side, since neighbours share light cones.
-
-A graphical lasso on the labels finds the tasks that are related given all others; a seriation of
-that graph is the order.
-"""
+"""The order of tasks on the ring: related ones side by side, as neighbours share light cones."""
 
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise, permutations
+from itertools import combinations, pairwise, permutations
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -47,16 +43,10 @@ class TaskGraph:
     alpha: float
 
     def length(self, order: Sequence[str]) -> float:
-        """Return the sum of the weights between neighbours on the ring.
+        """Return the sum of the weights between neighbours on the ring, in an order of all tasks.
 
         Raises:
             InvalidInputError: if the order does not contain all tasks once.
-
-        Example:
-            >>> from qmtl.data import digits
-            >>> graph = task_graph(digits())
-            >>> graph.length(graph.order()) >= graph.length(graph.names)
-            True
         """
         chosen = chosen_tasks(order, self.names)
         if len(chosen) < len(self.names):
@@ -80,9 +70,7 @@ class TaskGraph:
     def plot(self, order: Sequence[str] | None = None, ax: "Axes | None" = None) -> "Axes":
         """Draw the tasks on the ring, with the graph's edges; wider edges have larger weights.
 
-        Args:
-            order: order of the tasks; None for `order`.
-            ax: axes to draw on.
+        The tasks are in their best `order` if none is given; without axes there is a new figure.
         """
         order = self.order() if order is None else list(order)
         total = self.length(order)
@@ -95,14 +83,13 @@ class TaskGraph:
         ax.plot(
             *np.stack([places[name] for name in ring]).T, color="#bbbbbb", ls=":", lw=1, zorder=0
         )
-        for i, first in enumerate(self.names):
-            for second in self.names[i + 1 :]:
-                weight = float(self.weights.loc[first, second])
-                if weight > 0:
-                    near = frozenset((first, second)) in beside
-                    ends = np.stack([places[first], places[second]]).T
-                    width, colour = 0.4 + 4 * weight / most, COLOURS[0] if near else COLOURS[1]
-                    ax.plot(*ends, "-", color=colour, lw=width, alpha=0.75, zorder=1)
+        for pair in combinations(self.names, 2):
+            weight = float(self.weights.loc[pair])
+            if weight > 0:
+                ends = np.stack([places[name] for name in pair]).T
+                colour = COLOURS[0] if frozenset(pair) in beside else COLOURS[1]
+                width = 0.4 + 4 * weight / most
+                ax.plot(*ends, "-", color=colour, lw=width, alpha=0.75, zorder=1)
         for name, (x, y) in places.items():
             ax.plot(x, y, "o", color=COLOURS[7], ms=6, zorder=2)
             side = "left" if x > 0.2 else "right" if x < -0.2 else "center"
@@ -149,17 +136,17 @@ def task_graph(data: MultiTaskData, model: MultiTaskModel | None = None) -> Task
     for number, task in enumerate(data.tasks):
         values = _columns(task, data.train.targets[task.name])
         if predictions is not None:
-            predicted = predictions[task.name].cpu().double().reshape(len(values), -1)
-            values = values - predicted
+            values = values - predictions[task.name].cpu().double().view_as(values)
         columns.append(values)
         owners += [number] * values.shape[1]
     table, kept = _standardised(torch.cat(columns, 1).numpy())
     owner = np.array(owners)[kept]
     names = tuple(task.name for task in data.tasks)
     weights, alpha = np.zeros((len(names), len(names))), np.nan
-    if len(set(owner.tolist())) > 1:
+    varying = np.unique(owner)
+    if len(varying) > 1:
         partial, alpha = _partial_correlations(table)
-        for i, j in permutations(sorted(set(owner.tolist())), 2):
+        for i, j in permutations(varying, 2):
             block = partial[np.ix_(owner == i, owner == j)]
             weights[i, j] = np.linalg.norm(block, 2)
         weights = np.minimum((weights + weights.T) / 2, 1)
@@ -167,10 +154,9 @@ def task_graph(data: MultiTaskData, model: MultiTaskModel | None = None) -> Task
 
 
 def task_order(data: MultiTaskData, model: MultiTaskModel | None = None) -> list[str]:
-    """Order the tasks by their graph, for ``data.subset(task_order(data))``.
+    """Order the tasks by their graph, as `task_graph`, for ``data.subset(task_order(data))``.
 
     In a recipe it is ``circuit.task_order = "graph"``. It only matters for partitioned circuits.
-    For arguments and errors see `task_graph`.
 
     Example:
         >>> from qmtl.data import digits
@@ -191,10 +177,8 @@ def _columns(task: Task, targets: Tensor) -> Tensor:
 
 def _standardised(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the columns that vary, with mean 0 and deviation 1, and their indices."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Mean of empty slice", category=RuntimeWarning)
-        centred = values - np.nanmean(values, axis=0)
-    centred = np.nan_to_num(centred)
+    known = np.ma.masked_invalid(values)
+    centred = (known - known.mean(axis=0)).filled(0.0)
     width = np.sqrt((centred**2).mean(axis=0))
     kept = np.flatnonzero(width > 1e-12 * np.maximum(1, np.abs(np.nan_to_num(values)).max(axis=0)))
     return centred[:, kept] / width[kept], kept
@@ -207,8 +191,7 @@ def _partial_correlations(table: np.ndarray) -> tuple[np.ndarray, float]:
 
     folds = KFold(min(5, len(table)), shuffle=True, random_state=0)
     lasso = GraphicalLassoCV(cv=folds, assume_centered=True)
-    # The lasso draws seeds from NumPy's global generator, which is the caller's.
-    state = np.random.get_state()
+    state = np.random.get_state()  # the lasso draws seeds from the caller's global generator
     with warnings.catch_warnings():
         # A graph with an error of a few per cent orders tasks just as well.
         warnings.simplefilter("ignore", ConvergenceWarning)

@@ -1,6 +1,7 @@
 """UnifiedLoss: one mean squared error for tasks of all kinds, in a common space of targets."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import ClassVar, Literal, NamedTuple
 
 import torch
@@ -47,10 +48,6 @@ class UnifiedLoss(MethodSection):
 
 
 class _SquaredErrors(Method):
-    def __init__(self) -> None:
-        super().__init__()
-        self._columns: dict[tuple[TaskLayout, torch.device], _Columns] = {}
-
     def loss_terms(
         self,
         logits: Tensor,
@@ -60,11 +57,7 @@ class _SquaredErrors(Method):
         complete: bool,
         sample_weight: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Return sums of squared errors, and their divisors."""
-        key = layout, logits.device
-        if key not in self._columns:
-            self._columns[key] = _Columns.of(*key)
-        columns = self._columns[key]
+        columns = _columns(layout, logits.device)
         labels = targets.index_select(1, columns.target).to(logits.dtype)
         there = ~labels.isnan()
         predictions = layout.activation(torch.where(there, logits, 0.0))
@@ -91,13 +84,14 @@ class _Columns(NamedTuple):
     factor: Tensor
     """2 where targets 0 and 1 stand for −1 and 1; 1 for regressions."""
 
-    @classmethod
-    def of(cls, layout: TaskLayout, device: torch.device) -> "_Columns":
-        task, label, factor = [], [], []
-        for place, own in enumerate(layout.tasks):
-            task += [place] * own.n_outputs
-            classes = own.kind == "multiclass"
-            label += list(range(own.n_outputs)) if classes else [-1] * own.n_outputs
-            factor += [1.0 if own.kind == "regression" else 2.0] * own.n_outputs
-        tables = (layout.column_of_output, *map(torch.tensor, (task, label, factor)))
-        return cls(*(table.to(device) for table in tables))
+
+@lru_cache
+def _columns(layout: TaskLayout, device: torch.device) -> _Columns:
+    task, label, factor = [], [], []
+    for place, own in enumerate(layout.tasks):
+        task += [place] * own.n_outputs
+        classes = own.kind == "multiclass"
+        label += list(range(own.n_outputs)) if classes else [-1] * own.n_outputs
+        factor += [1.0 if own.kind == "regression" else 2.0] * own.n_outputs
+    tables = (layout.column_of_output, *map(torch.tensor, (task, label, factor)))
+    return _Columns(*(table.to(device) for table in tables))

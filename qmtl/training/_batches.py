@@ -1,8 +1,4 @@
-"""Batches: which rows each step uses, for aligned and for disjoint data.
-
-A plan depends only on a seed and the epoch, so that a resumed run sees the same batches without any
-saved state.
-"""
+"""Batches: which rows each step uses, by seed and epoch alone, as a resumed run needs it."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -41,8 +37,7 @@ class SplitRows(Dataset[Batch]):
             return Batch(self.inputs[:2], torch.full_like(self.targets[:2], math.nan))
         inputs, targets = self.inputs.index_select(0, rows), self.targets.index_select(0, rows)
         weights = self.sample_weight
-        weights = None if weights is None else weights.index_select(0, rows)
-        return Batch(inputs, targets, self.complete, weights)
+        return Batch(inputs, targets, self.complete, None if weights is None else weights[rows])
 
 
 @dataclass(frozen=True)
@@ -73,28 +68,18 @@ class BatchPlan:
         if len(self.rows) > 1:
             return math.ceil(total / (self.batch_size * self.tasks_per_step))
         whole, rest = divmod(total, self.batch_size)
-        return max(1, whole + (rest >= self._smallest))
-
-    @property
-    def _smallest(self) -> int:
-        return max(1, min(self.smallest, self.batch_size))
+        return max(1, whole + (rest >= min(self.smallest, self.batch_size)))
 
     def epoch(self, epoch: int) -> list[Tensor]:
-        """Return the row numbers of every step of one epoch.
-
-        Example:
-            >>> plan = BatchPlan((torch.arange(5),), 2, 1, 1.0, seed=0)
-            >>> [len(rows) for rows in plan.epoch(0)]
-            [2, 2, 1]
-        """
+        """Return the row numbers of every step of one epoch."""
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
         if len(self.rows) == 1:
             order = self.rows[0][torch.randperm(len(self.rows[0]), generator=generator)]
             steps = list(order.split(self.batch_size))
-            if len(steps) > 1 and len(steps[-1]) < self._smallest:
+            if len(steps) > 1 and len(steps[-1]) < min(self.smallest, self.batch_size):
                 steps[-2:] = [torch.cat(steps[-2:])]
             return steps
-        streams = [_Stream(rows, generator) for rows in self.rows]
+        streams = [_stream(rows, self.batch_size, generator) for rows in self.rows]
         sizes = torch.tensor([len(rows) for rows in self.rows], dtype=torch.float64)
         logits = self.temperature * sizes.log()
         steps = []
@@ -102,64 +87,29 @@ class BatchPlan:
             # Gumbel's trick draws from softmax(logits) without replacement, for any temperature.
             noise = torch.empty_like(logits).exponential_(generator=generator).log()
             chosen = (logits - noise).topk(self.tasks_per_step).indices
-            taken = [streams[i].take(self.batch_size) for i in sorted(chosen.tolist())]
-            steps.append(torch.cat(taken))
+            steps.append(torch.cat([next(streams[i]) for i in sorted(chosen.tolist())]))
         return steps
 
 
-class _Stream:
-    """Rows of one task in random order, reshuffled whenever all have been seen.
+def _stream(rows: Tensor, size: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """Yield a task's rows in random order, `size` at a time, or all if it has fewer.
 
-    A mini-batch may continue in the next shuffle, so that all have the same size: the requested
-    one, or all of a task's rows if it has fewer.
+    A mini-batch may continue in the next shuffle, so that all have the same size.
     """
-
-    def __init__(self, rows: Tensor, generator: torch.Generator) -> None:
-        self.rows, self.generator = rows, generator
-        self.waiting = rows[:0]
-
-    def take(self, n: int) -> Tensor:
-        n = min(n, len(self.rows))
-        if len(self.waiting) < n:
-            order = torch.randperm(len(self.rows), generator=self.generator)
-            self.waiting = torch.cat([self.waiting, self.rows[order]])
+    size, waiting = min(size, len(rows)), rows[:0]
+    while True:
+        if len(waiting) < size:
+            order = torch.randperm(len(rows), generator=generator)
+            waiting = torch.cat([waiting, rows[order]])
         # These slices are views: copying the waiting rows in each step would take most of an epoch.
-        taken, self.waiting = self.waiting[:n], self.waiting[n:]
-        return taken
-
-
-def plan_batches(
-    split: Split,
-    tasks: Sequence[Task],
-    *,
-    batch_size: int,
-    seed: int,
-    single_task: bool,
-    tasks_per_step: int = 1,
-    temperature: float = 1.0,
-    smallest: int = 1,
-) -> BatchPlan:
-    """Return the plan of a training split.
-
-    With `single_task` (disjoint data) each mini-batch comes from one task's labelled rows; if not,
-    batches mix all rows that have any label. For the other arguments see `BatchPlan`.
-    """
-    labelled = labelled_rows(tasks, split.targets)
-    if single_task:
-        rows = tuple(mask.nonzero().flatten() for mask in labelled if bool(mask.any()))
-        return BatchPlan(rows, batch_size, min(tasks_per_step, len(rows)), temperature, seed)
-    anything = labelled.any(dim=0).nonzero().flatten()
-    return BatchPlan((anything,), batch_size, 1, temperature, seed, smallest)
+        yield waiting[:size]
+        waiting = waiting[size:]
 
 
 class EpochBatches:
     """A torch sampler whose items are the rows of a step; each process takes its share of them.
 
-    Args:
-        plan: the plan.
-        rank: index of this process.
-        world_size: number of processes; in each step, rank r gets the rows ``r, r + world_size,
-            …``, which may be none.
+    In each step, process r of `world_size` gets the rows ``r, r + world_size, …``, maybe none.
     """
 
     def __init__(self, plan: BatchPlan, rank: int = 0, world_size: int = 1) -> None:
@@ -207,21 +157,18 @@ class MultiTaskDataModule(pl.LightningDataModule):
 
     def __init__(self, data: MultiTaskData, settings: TrainingSettings) -> None:
         super().__init__()
-        self.data = data
-        self.settings = settings
-        jacobian = settings.aggregator is not None
-        n_rows = int(labelled_rows(data.tasks, data.train.targets).any(dim=0).sum())
-        self.plan = plan_batches(
-            data.train,
-            data.tasks,
-            batch_size=settings.batch_for(n_rows),
-            seed=settings.seed,
-            single_task=data.is_disjoint,
-            tasks_per_step=(settings.tasks_per_step or len(data.tasks)) if jacobian else 1,
-            temperature=settings.temperature,
-            # At least two rows for each process.
-            smallest=2 * settings.devices,
-        )
+        self.data, self.settings = data, settings
+        labelled = labelled_rows(data.tasks, data.train.targets)
+        some = labelled.any(dim=0).nonzero().flatten()
+        # At least two rows for each process.
+        rows, n_tasks, smallest = (some,), 1, 2 * settings.devices
+        if data.is_disjoint:
+            rows = tuple(mask.nonzero().flatten() for mask in labelled if bool(mask.any()))
+            smallest = 1
+            if settings.aggregator is not None:
+                n_tasks = min(settings.tasks_per_step or len(rows), len(rows))
+        size = settings.batch_for(len(some))
+        self.plan = BatchPlan(rows, size, n_tasks, settings.temperature, settings.seed, smallest)
 
     def train_dataloader(self) -> Any:
         """Return batches of the training split; every process takes its share of each."""
@@ -237,13 +184,10 @@ class MultiTaskDataModule(pl.LightningDataModule):
 
     def _loader(self, split: Split, sampler: Any) -> Any:
         rows = SplitRows(split, self.data.tasks)
-        if not self.settings.num_workers:
+        n_workers = self.settings.num_workers
+        if not n_workers:
             return _Loader(rows, sampler)
-        return DataLoader(
-            rows,
-            sampler=sampler,
-            batch_size=None,
-            num_workers=self.settings.num_workers,
-            # The loader must not draw from torch's global generator.
-            generator=torch.Generator().manual_seed(self.settings.seed),
-        )
+        # The loader must not draw from torch's global generator.
+        generator = torch.Generator().manual_seed(self.settings.seed)
+        options: dict[str, Any] = {"num_workers": n_workers, "generator": generator}
+        return DataLoader(rows, batch_size=None, sampler=sampler, **options)

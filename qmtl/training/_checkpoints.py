@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -31,40 +32,20 @@ class _MovableCheckpoint(ModelCheckpoint):
     """Lightning's checkpoint callback, for a folder that may move before a run resumes."""
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load the state as if it had been saved in the present folder."""
         here = Path(self.dirpath or ".")
 
         def moved(path: str) -> str:
             return str(here / Path(path).name) if path else path
 
-        state = dict(state_dict)
+        paths = ("best_model_path", "kth_best_model_path", "last_model_path")
+        state = state_dict | {key: moved(state_dict[key]) for key in paths}
         state["dirpath"] = self.dirpath
-        for key in ("best_model_path", "kth_best_model_path", "last_model_path"):
-            state[key] = moved(state[key])
         state["best_k_models"] = {moved(k): v for k, v in state["best_k_models"].items()}
         super().load_state_dict(state)
 
 
-def best_checkpoint(folder: Path, monitor: str, others: Sequence[Callback] = ()) -> ModelCheckpoint:
-    """Return a callback that keeps the weights of the epoch with the best monitored value.
-
-    Args:
-        folder: folder of the file.
-        monitor: name of the monitored value.
-        others: the user's callbacks. Those that change what a checkpoint holds (averages of
-            weights, pruned ones) do so only if it holds more than weights.
-    """
-    changed = any(type(c).on_save_checkpoint is not Callback.on_save_checkpoint for c in others)
-    options = {"monitor": monitor, "mode": monitor_mode(monitor), "save_weights_only": not changed}
-    return _checkpoint(folder, BEST, **options)
-
-
-def last_checkpoint(folder: Path) -> ModelCheckpoint:
+def last_checkpoint(folder: Path, name: str = LAST, **options: Any) -> ModelCheckpoint:
     """Return a callback that keeps the last epoch, with all that a resumed run needs."""
-    return _checkpoint(folder, LAST)
-
-
-def _checkpoint(folder: Path, name: str, **options: Any) -> ModelCheckpoint:
     return _MovableCheckpoint(
         dirpath=folder,
         filename=name.removesuffix(".ckpt"),
@@ -74,18 +55,27 @@ def _checkpoint(folder: Path, name: str, **options: Any) -> ModelCheckpoint:
     )
 
 
+def best_checkpoint(folder: Path, monitor: str, others: Sequence[Callback] = ()) -> ModelCheckpoint:
+    """Return a callback that keeps the weights of the epoch with the best monitored value.
+
+    The user's callbacks `others` that change what a checkpoint holds (averages of weights, pruned
+    ones) do so only if it holds more than weights.
+    """
+    changed = any(type(c).on_save_checkpoint is not Callback.on_save_checkpoint for c in others)
+    options = {"monitor": monitor, "mode": monitor_mode(monitor), "save_weights_only": not changed}
+    return last_checkpoint(folder, BEST, **options)
+
+
 class AtomicCheckpoints(TorchCheckpointIO):
     """Writes a checkpoint to a new file beside the old one, and then renames it.
 
-    Lightning would write to the folder for temporary files. If that is on another file system, it
-    copies the file over the last good checkpoint, and a kill or a full disk would leave that in
-    pieces.
+    Lightning writes to the folder for temporary files. If that is on another file system, a kill or
+    a full disk would leave the last good checkpoint in pieces.
     """
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
     ) -> None:
-        """Write the checkpoint atomically."""
         target, content = Path(path), io.BytesIO()
         torch.save({**checkpoint, "digest": _digest(checkpoint)}, content)
         try:
@@ -122,15 +112,9 @@ class ResumedSettings(Callback):
         self.started = False
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the settings of this run."""
         return self.now
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Remember the settings of the run that wrote the checkpoint.
-
-        Raises:
-            ModelFileError: if that run had other tasks, or the same tasks in another order.
-        """
         if state_dict["tasks"] != self.now["tasks"]:
             raise ModelFileError(
                 f"the checkpoint has the tasks {state_dict['tasks']}, the model {self.now['tasks']}"
@@ -138,15 +122,12 @@ class ResumedSettings(Callback):
         self.before = state_dict
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Apply changed settings to the optimiser, its schedule and early stopping."""
         self.started = True
         changed = {name for name in RATES if self.before.get(name) != self.now[name]}
         if changed & {"learning_rate", "head_learning_rate", "weight_decay"}:
             fresh: Any = pl_module.configure_optimizers()
-            (optimizer,) = trainer.optimizers
-            for group, wanted in zip(
-                optimizer.param_groups, fresh["optimizer"].param_groups, strict=True
-            ):
+            groups = [o.param_groups for o in (*trainer.optimizers, fresh["optimizer"])]
+            for group, wanted in zip(*groups, strict=True):
                 group |= {name: wanted[name] for name in ("lr", "weight_decay")}
                 if "initial_lr" in group:
                     group["initial_lr"] = wanted["lr"]
@@ -169,22 +150,13 @@ class TimeSpent(Callback):
 
     @property
     def seconds(self) -> float:
-        """Seconds of all sessions."""
         return self.before + time.perf_counter() - self.started
 
     def state_dict(self) -> dict[str, float]:
-        """Return the seconds until now."""
         return {"seconds": self.seconds}
 
     def load_state_dict(self, state_dict: dict[str, float]) -> None:
-        """Add the seconds of the sessions before."""
         self.before = state_dict["seconds"]
-
-    def load_from(self, checkpoint: Mapping[str, Any]) -> None:
-        """Call `load_state_dict` with a checkpoint's content; older checkpoints have no seconds."""
-        state = checkpoint.get("callbacks", {}).get(self.state_key)
-        if state is not None:
-            self.load_state_dict(state)
 
 
 def _restart(schedule: CosineAnnealingLR, epochs: int) -> None:
@@ -196,11 +168,7 @@ def _restart(schedule: CosineAnnealingLR, epochs: int) -> None:
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint, or raise an error that says what is wrong with the file.
-
-    Raises:
-        ModelFileError: if the file is missing, cut short, or not a checkpoint.
-    """
+    """Read a checkpoint, or raise a ModelFileError that says what is wrong with the file."""
     if not path.is_file():
         raise ModelFileError(f"there is no checkpoint {path} to resume from")
     try:
@@ -225,8 +193,7 @@ def _digest(content: Any) -> str:
     def add(value: Any) -> None:
         if isinstance(value, Mapping):
             hashed.update(f"{{{len(value)}".encode())
-            for key, own in value.items():
-                add(key)
+            for own in chain.from_iterable(value.items()):
                 add(own)
         elif isinstance(value, list | tuple):
             hashed.update(f"[{len(value)}".encode())
@@ -264,9 +231,8 @@ def is_finished(content: dict[str, Any], settings: TrainingSettings) -> bool:
     """
     if int(content["epoch"]) + 1 >= settings.n_epochs:
         return True
-    waits = [
-        state["wait_count"]
-        for name, state in content.get("callbacks", {}).items()
+    return settings.patience is not None and any(
+        state["wait_count"] >= settings.patience
+        for name, state in content["callbacks"].items()
         if name.startswith("EarlyStopping") and repr(settings.monitor) in name
-    ]
-    return settings.patience is not None and any(wait >= settings.patience for wait in waits)
+    )

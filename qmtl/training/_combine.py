@@ -1,9 +1,4 @@
-"""TorchJD's aggregators and scalarizers by name, with qmtl's own in the same form.
-
-An *aggregator* combines the Jacobian of the task losses with respect to the shared parameters; a
-*scalarizer* combines the losses themselves. Names are those of TorchJD's classes; case, dashes and
-underscores do not matter: ``upgrad``, ``aligned-mtl``, ``ConFIG``, ``nash_mtl``.
-"""
+"""TorchJD's aggregators and scalarizers by name, with qmtl's own in the same form."""
 
 import copy
 import inspect
@@ -65,14 +60,12 @@ def scalarizers() -> dict[str, type]:
 
 
 def _concrete(module: Any, kind: type) -> dict[str, type]:
-    named = {name: getattr(module, name) for name in module.__all__}
+    bases = ("WeightedAggregator", "GramianWeightedAggregator")
+    named = {name: getattr(module, name) for name in module.__all__ if name not in bases}
     return {
         name: value
         for name, value in named.items()
-        if isinstance(value, type)
-        and issubclass(value, kind)
-        and not inspect.isabstract(value)
-        and name not in ("WeightedAggregator", "GramianWeightedAggregator")
+        if isinstance(value, type) and issubclass(value, kind) and not inspect.isabstract(value)
     }
 
 
@@ -83,10 +76,11 @@ def make_aggregator(
     *,
     dtype: torch.dtype = torch.float32,
 ) -> Any:
-    """Return an aggregator for `n_tasks` tasks.
+    """Return an aggregator, which combines the rows of the Jacobian of the tasks' losses.
 
     Args:
-        name: name of a TorchJD class.
+        name: name of a TorchJD class; case, dashes and underscores do not matter: ``upgrad``,
+            ``aligned-mtl``, ``ConFIG``, ``nash_mtl``.
         n_tasks: number of tasks; used for ``n_tasks`` and missing ``weights`` (equal ones).
         options: arguments of the class; lists of numbers, one per task, become tensors.
         dtype: type of these tensors, which is that of the Jacobian.
@@ -109,7 +103,7 @@ def make_scalarizer(
     *,
     dtype: torch.dtype = torch.float32,
 ) -> Any:
-    """Return a scalarizer for `n_tasks` tasks; arguments as in `make_aggregator`.
+    """Return a scalarizer, which combines the losses; arguments as in `make_aggregator`.
 
     Example:
         >>> make_scalarizer("uw", 3)
@@ -122,7 +116,6 @@ class Mean(nn.Module):
     """The mean of the losses, as TorchJD's class of this name, whose import takes half a second."""
 
     def forward(self, losses: Tensor) -> Tensor:
-        """Return the mean of the losses of the tasks that are present."""
         return losses.mean()
 
 
@@ -132,18 +125,14 @@ def make_combiner(
     """Return the aggregator or scalarizer that the settings name, for losses of this type."""
     if settings.aggregator is not None:
         return make_aggregator(settings.aggregator, n_tasks, settings.options, dtype=dtype)
-    if settings.scalarizer in (None, "mean") and not settings.options:
+    name = "mean" if settings.scalarizer is None else settings.scalarizer
+    if name == "mean" and not settings.options:
         return Mean()
-    name = settings.scalarizer or "mean"
     return make_scalarizer(name, n_tasks, settings.options, dtype=dtype)
 
 
 def rehearse(settings: TrainingSettings, n_tasks: int, dtype: torch.dtype) -> None:
-    """Call the aggregator or scalarizer once on made-up values, to find errors early.
-
-    Raises:
-        InvalidInputError: if its options do not fit the number of tasks.
-    """
+    """Call the aggregator or scalarizer once on made-up values, to find errors early."""
     combiner = make_combiner(settings, n_tasks, dtype)
     values = torch.rand(n_tasks, n_tasks + 1, generator=torch.Generator().manual_seed(0)) + 0.1
     values = values.to(dtype)
@@ -170,13 +159,11 @@ def _make(
     options: Mapping[str, Any],
     dtype: torch.dtype,
 ) -> Any:
-    matches = {_plain(key): key for key in known}
-    if not isinstance(name, str) or _plain(name) not in matches:
+    key = {_plain(key): key for key in known}.get(_plain(str(name)))
+    if key is None:
         raise unknown_name(what, name, known)
-    key = matches[_plain(name)]
     parameters = inspect.signature(known[key]).parameters
-    arguments: dict[str, Any] = dict(DEFAULTS.get(key, {}))
-    arguments |= {count: n_tasks for count in COUNTS if count in parameters}
+    arguments = DEFAULTS.get(key, {}) | {count: n_tasks for count in COUNTS if count in parameters}
     if "weights" in parameters and parameters["weights"].default is inspect.Parameter.empty:
         arguments["weights"] = torch.full((n_tasks,), 1 / n_tasks, dtype=dtype)
     if "projector" in parameters:
@@ -187,14 +174,13 @@ def _make(
         if option not in parameters:
             accepted = [p for p in parameters if p not in ("args", "kwargs", *COUNTS)]
             raise unknown_name(f"option of {what} {key}:", option, accepted)
+        where = f"{what} {key}: option {option!r}"
         if option in COUNTS:
             raise InvalidInputError(
-                f"{what} {key}: option {option!r} is the number of tasks, {n_tasks} here, and "
-                f"cannot be set"
+                f"{where} is the number of tasks, {n_tasks} here, and cannot be set"
             )
-        arguments[option] = value
-        if option in VECTORS and value is not None:
-            arguments[option] = _vector(f"{what} {key}: option {option!r}", value, n_tasks, dtype)
+        is_vector = option in VECTORS and value is not None
+        arguments[option] = _vector(where, value, n_tasks, dtype) if is_vector else value
     try:
         combiner = known[key](**arguments)
     except ImportError as error:
@@ -257,38 +243,26 @@ def is_sum(combiner: Any) -> bool:
 
 
 def scalarize(combiner: Any, losses: Tensor, present: Tensor | None, last: Tensor) -> Tensor:
-    """Return a scalarizer's value for the tasks that are present.
+    """Return a scalarizer's value for the losses of the tasks that are present, (present,).
 
-    Args:
-        combiner: the scalarizer.
-        losses: losses of these tasks, shape (present,).
-        present: indices of these tasks, int64; None for all tasks.
-        last: each task's last loss; it replaces the loss of an absent task if the scalarizer keeps
-            state from step to step.
-
-    Example:
-        >>> stch = make_scalarizer("constant", 3, {"weights": [1.0, 10.0, 100.0]})
-        >>> float(scalarize(stch, torch.tensor([2.0, 3.0]), torch.tensor([0, 2]), torch.zeros(3)))
-        302.0
+    A scalarizer that keeps state from step to step sees the `last` loss of an absent task.
     """
-    total: Tensor
-    if present is None:
-        total = combiner(losses)
-    elif is_sum(combiner):
+    if present is not None and is_sum(combiner):
         ((name, vector),) = combiner.named_parameters()
-        total = torch.func.functional_call(combiner, {name: vector[present]}, losses)
-    elif getattr(combiner, "takes_missing", False):
-        absent = torch.full_like(last, torch.nan, dtype=losses.dtype)
-        total = combiner(absent.index_copy(0, present, losses))
-    elif has_state(combiner):
-        total = combiner(last.to(losses.dtype).index_copy(0, present, losses))
-    else:
-        twin = copy.copy(combiner)
+        part: Tensor = torch.func.functional_call(combiner, {name: vector[present]}, losses)
+        return part
+    if present is not None and has_state(combiner):
+        known = last.to(losses.dtype)
+        if getattr(combiner, "takes_missing", False):
+            known = torch.full_like(known, torch.nan)
+        losses = known.index_copy(0, present, losses)
+    elif present is not None:
+        combiner = copy.copy(combiner)
         for name in VECTORS:
-            value = getattr(twin, name, None)
+            value = getattr(combiner, name, None)
             if isinstance(value, Tensor):
-                setattr(twin, name, value[present])
-        total = twin(losses)
+                setattr(combiner, name, value[present])
+    total: Tensor = combiner(losses)
     return total
 
 
@@ -306,46 +280,37 @@ OPTIMISERS: dict[str, Any] = {
 }
 
 
-def _pack(value: Any) -> Any:
+def _packed(value: Any) -> dict[str, Any] | None:
+    """Return a value of an attribute as tensors and plain containers; None if it is no state."""
     if isinstance(value, np.ndarray):
         return {"kind": "array", "value": torch.from_numpy(value.copy())}
     if isinstance(value, torch.optim.Optimizer):
         return {"kind": type(value).__name__, "value": value.state_dict()}
-    return {"kind": "plain", "value": value}
+    return {"kind": "plain", "value": value} if _is_plain(value) else None
 
 
-def _is_state(value: Any) -> bool:
+def _is_plain(value: Any) -> bool:
     if isinstance(value, list | tuple):
-        return all(_is_state(item) for item in value)
-    plain = (bool, int, float, str, Tensor, torch.dtype, torch.device)
-    return value is None or isinstance(value, (*plain, np.ndarray, torch.optim.Optimizer))
+        return all(map(_is_plain, value))
+    plain = bool | int | float | str | Tensor | torch.dtype | torch.device | None
+    return isinstance(value, plain)
 
 
 def combiner_state(combiner: nn.Module) -> dict[str, Any]:
-    """Return all state of a TorchJD aggregator or scalarizer, including plain attributes.
+    """Return all state of a TorchJD aggregator or scalarizer, as tensors and plain containers.
 
     TorchJD keeps moving averages, previous losses and FAMO's optimiser outside ``state_dict``.
-    Random generators need no state: each epoch seeds them from the run's seed. The state consists
-    of tensors and plain containers, so that ``torch.load(weights_only=True)``, which runs no code,
-    can read checkpoints.
+    Random generators need no state: each epoch seeds them from the run's seed.
     """
-    attributes = {
-        path: {
-            key: _pack(value)
-            for key, value in vars(module).items()
-            if key not in MODULE_ATTRIBUTES and _is_state(value)
-        }
-        for path, module in combiner.named_modules()
-    }
+    attributes = {}
+    for path, module in combiner.named_modules():
+        own = {k: _packed(v) for k, v in vars(module).items() if k not in MODULE_ATTRIBUTES}
+        attributes[path] = {key: packed for key, packed in own.items() if packed is not None}
     return {"state_dict": combiner.state_dict(), "attributes": attributes}
 
 
 def load_combiner_state(combiner: nn.Module, state: Mapping[str, Any]) -> None:
-    """Restore what `combiner_state` saved.
-
-    Raises:
-        ModelFileError: if the state belongs to another combiner.
-    """
+    """Restore what `combiner_state` saved; raise a ModelFileError for another combiner's state."""
     modules = dict(combiner.named_modules(remove_duplicate=False))
     try:
         # Buffers that TorchJD creates in the first step are None in a new combiner; load_state_dict

@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,16 +13,11 @@ from torch import Tensor
 from qmtl._calls import evaluating
 from qmtl.data import MultiTaskData, Split
 from qmtl.errors import RunDirectoryError
-from qmtl.methods import Attack, attacked_split
+from qmtl.methods import Attack, Batch, attacked_split
 from qmtl.model import MultiTaskModel
 from qmtl.tasks import Task, evaluate_all, evaluate_joined, task_layout
 
 Metrics = dict[str, dict[str, float]]
-
-
-def to_device(targets: Tensor, device: torch.device) -> Tensor:
-    """Move targets to a device; in float32 on MPS, which has no float64."""
-    return targets.to(device, torch.float32 if device.type == "mps" else targets.dtype)
 
 
 def joined_scores(
@@ -32,10 +27,7 @@ def joined_scores(
     tasks: Sequence[str] | None = None,
     sample_weight: Tensor | None = None,
 ) -> Metrics:
-    """Return the tasks' loss and metrics, from joined logits and targets of a whole split.
-
-    The loss of a task without labels is NaN.
-    """
+    """Return losses (NaN without labels) and metrics, from joined tensors of a whole split."""
     by_name = {task.name: task for task in model.tasks}
     layout = task_layout(tuple(by_name[name] for name in tasks or by_name))
     # The losses' type may not hold the weights' absolute values.
@@ -61,7 +53,7 @@ def score(
     targets: Mapping[str, Tensor],
     sample_weight: Tensor | None = None,
 ) -> Metrics:
-    """Call `joined_scores` with each task's logits and canonical targets.
+    """Return loss and metrics of the tasks with logits, from their canonical targets.
 
     Raises:
         InvalidInputError: if a label or a shape does not fit; the error names the task.
@@ -71,9 +63,9 @@ def score(
     if sample_weight is not None:
         sample_weight = sample_weight / sample_weight.max()
     for task in tasks:
-        wanted = model.standardise(task, targets[task.name])
         own = logits[task.name]
         own = own.to(torch.promote_types(own.dtype, torch.float32))
+        wanted = model.standardise(task, targets[task.name])
         total, count = task.loss_terms(own, wanted, sample_weight)
         scores[task.name] = {"loss": float(total / count), **scores[task.name]}
     return scores
@@ -86,7 +78,7 @@ def evaluate(
     """Return loss and metrics of every task that the split has targets for.
 
     Args:
-        model: the model to evaluate.
+        model: the model.
         split: rows with targets of some of its tasks.
         batch_size: number of rows at once.
         attack: an attack that changes the inputs first, for robust metrics; see
@@ -95,14 +87,10 @@ def evaluate(
     Example:
         >>> import qmtl
         >>> data = qmtl.data.digits(tasks=["parity"])
-        >>> circuit = qmtl.HeadCircuit(data.tasks)
-        >>> encoder = qmtl.encoders.MLP(64, out_features=circuit.n_features, seed=0)
-        >>> model = MultiTaskModel(encoder, qmtl.QuantumHead(circuit, seed=0))
-        >>> list(evaluate(model, data.test)["parity"])
+        >>> head = qmtl.QuantumHead(qmtl.HeadCircuit(data.tasks), seed=0)
+        >>> model = MultiTaskModel(qmtl.encoders.MLP(64, out_features=head.n_features), head)
+        >>> list(evaluate(model, data.test, attack=qmtl.methods.Attack(epsilon=0.1))["parity"])
         ['loss', 'accuracy', 'f1', 'auroc']
-        >>> robust = evaluate(model, data.test, attack=qmtl.methods.Attack(epsilon=0.1))["parity"]
-        >>> robust["loss"] > evaluate(model, data.test)["parity"]["loss"]
-        True
     """
     if attack is not None:
         split = attacked_split(model, split, attack, batch_size=batch_size)
@@ -115,10 +103,8 @@ def evaluate(
             for chunk in split.inputs.split(batch_size)
         ]
     targets = task_layout(tasks).join_targets(split.targets)
-    weights = split.sample_weight
-    weights = None if weights is None else to_device(weights, reference.device)
-    targets = to_device(targets, reference.device)
-    return joined_scores(model, torch.cat(parts), targets, names, weights)
+    rows = Batch(split.inputs[:0], targets, sample_weight=split.sample_weight).to(reference.device)
+    return joined_scores(model, torch.cat(parts), rows.targets, names, rows.sample_weight)
 
 
 def baseline_metrics(data: MultiTaskData, split: Split) -> Metrics:
@@ -153,30 +139,17 @@ def prediction_rows(
     column names are distinct.
     """
     predictions = model.predict(inputs)
-    rows: list[dict[str, Any]] = [{"row": int(i)} for i in index]
+    columns: dict[str, list[Any]] = {"row": [int(i) for i in index]}
     for task in model.tasks:
-        columns = _columns(task, predictions[task.name])
-        if targets is not None:
-            columns |= _targets(task, targets[task.name])
-        for name, values in columns.items():
-            for row, value in zip(rows, values, strict=True):
-                row[name] = value
-    return rows
+        own = None if targets is None else targets[task.name]
+        columns |= _columns(task, predictions[task.name], own)
+    names = list(columns)
+    return [dict(zip(names, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
 def _escaped(name: str, reserved: str) -> str:
     text = name.replace("\\", "\\\\").replace(":", "\\:")
     return f"\\{text}" if text == reserved else text
-
-
-def column_names(task: Task) -> tuple[str, list[str]]:
-    """Return the task and its classes in the form used in column names.
-
-    Example:
-        >>> column_names(Task.multilabel("row", 2, class_names=("a", "target")))[1][0]
-        'a'
-    """
-    return _escaped(task.name, "row"), [_escaped(c, "target") for c in class_labels(task)]
 
 
 def class_labels(task: Task) -> list[str]:
@@ -186,41 +159,45 @@ def class_labels(task: Task) -> list[str]:
     return list(names) if names else [str(i) for i in range(count)]
 
 
-def _columns(task: Task, prediction: Tensor) -> dict[str, list[Any]]:
-    name, classes = column_names(task)
-    decided = task.decision(prediction)
-    if task.kind == "regression":
-        return _per_output(task, prediction, "")
-    if task.kind == "multilabel":
-        hard = {f"{name}:{c}": decided[:, i].tolist() for i, c in enumerate(classes)}
-        soft = {f"{name}:{c}:p": prediction[:, i].tolist() for i, c in enumerate(classes)}
-        return hard | soft
-    columns: dict[str, list[Any]] = {name: [class_labels(task)[i] for i in decided.tolist()]}
-    if task.kind == "binary":
-        return columns | {f"{name}:{classes[1]}": prediction.tolist()}
-    return columns | {f"{name}:{c}": prediction[:, i].tolist() for i, c in enumerate(classes)}
+class _Names(NamedTuple):
+    """Names of a task's columns in a file."""
+
+    decisions: list[str]  # the class, or which labels there are; none for a regression
+    values: list[str]  # probabilities, or the values of a regression
+    targets: list[str]
+
+    @classmethod
+    def of(cls, task: Task) -> "_Names":
+        name = _escaped(task.name, "row")
+        each = [f"{name}:{_escaped(label, 'target')}" for label in class_labels(task)]
+        if task.kind == "multilabel":
+            return cls(each, [f"{one}:p" for one in each], [f"{one}:target" for one in each])
+        if task.kind == "regression":
+            values = each if task.n_outputs > 1 else [name]
+            return cls([], values, [f"{one}:target" for one in values])
+        return cls([name], each[1:] if task.kind == "binary" else each, [f"{name}:target"])
 
 
-def _per_output(task: Task, values: Tensor, suffix: str) -> dict[str, list[Any]]:
-    name, labels = column_names(task)
-    if values.ndim == 1:
-        return {f"{name}{suffix}": [_blank(v) for v in values.tolist()]}
-    return {
-        f"{name}:{label}{suffix}": [_blank(v) for v in values[:, i].tolist()]
-        for i, label in enumerate(labels)
-    }
+def _columns(task: Task, prediction: Tensor, targets: Tensor | None) -> dict[str, list[Any]]:
+    names, labels = _Names.of(task), class_labels(task)
+    classes = task.kind in ("binary", "multiclass")
 
+    def cells(values: Tensor, names: list[str]) -> list[list[Any]]:
+        columns = values.reshape(len(values), len(names)).T.tolist()
+        return [["" if v != v else v for v in column] for column in columns]
 
-def _targets(task: Task, targets: Tensor) -> dict[str, list[Any]]:
-    if task.kind in ("regression", "multilabel"):
-        return _per_output(task, targets, ":target")
-    classes = class_labels(task)
-    names = ["" if v != v or v < 0 else classes[int(v)] for v in targets.tolist()]
-    return {f"{column_names(task)[0]}:target": names}
-
-
-def _blank(value: float) -> Any:
-    return "" if value != value else value
+    columns = dict(zip(names.values, cells(prediction, names.values), strict=True))
+    if names.decisions:
+        decided = cells(task.decision(prediction), names.decisions)
+        if classes:
+            decided = [[labels[int(i)] for i in decided[0]]]
+        columns = dict(zip(names.decisions, decided, strict=True)) | columns
+    if targets is not None:
+        given = cells(targets, names.targets)
+        if classes:
+            given = [["" if i == "" or i < 0 else labels[int(i)] for i in given[0]]]
+        columns |= zip(names.targets, given, strict=True)
+    return columns
 
 
 Columns = dict[str, list[str]]
@@ -263,8 +240,7 @@ def read_predictions(path: str | Path, tasks: Sequence[Task]) -> dict[str, TaskP
         raise RunDirectoryError(f"{path} is damaged: it is empty")
     if any(len(row) != len(header) for row in rows):
         raise RunDirectoryError(f"{path} is damaged: not every row has {len(header)} columns")
-    columns = dict(zip(header, map(list, zip(*rows, strict=True)), strict=True)) if rows else {}
-    columns = columns or {name: [] for name in header}
+    columns = {name: [row[i] for row in rows] for i, name in enumerate(header)}
     try:
         return {task.name: _task(task, columns) for task in tasks}
     except KeyError as error:
@@ -274,34 +250,21 @@ def read_predictions(path: str | Path, tasks: Sequence[Task]) -> dict[str, TaskP
 
 
 def _task(task: Task, columns: Columns) -> TaskPredictions:
-    name, classes = column_names(task)
-    several = task.kind == "multilabel" or (task.kind == "regression" and task.n_outputs > 1)
-    if task.kind == "binary":
-        predictions = _numbers(columns, [f"{name}:{classes[1]}"])[:, 0]
-    elif task.kind == "multiclass":
-        predictions = _numbers(columns, [f"{name}:{c}" for c in classes])
-    elif task.kind == "multilabel":
-        predictions = _numbers(columns, [f"{name}:{c}:p" for c in classes])
-    else:
-        names = [f"{name}:{c}" for c in classes] if several else [name]
-        predictions = _numbers(columns, names)
-        predictions = predictions if several else predictions[:, 0]
-    targets = [f"{name}:{c}:target" for c in classes] if several else [f"{name}:target"]
-    if targets[0] not in columns:
-        return TaskPredictions(task, predictions, None)
-    if task.kind in ("binary", "multiclass"):
-        return TaskPredictions(task, predictions, _classes(task, columns[targets[0]]))
-    found = _numbers(columns, targets)
-    return TaskPredictions(task, predictions, task.to_targets(found if several else found[:, 0]))
-
-
-def _classes(task: Task, cells: Sequence[str]) -> Tensor:
-    labels = {label: i for i, label in enumerate(class_labels(task))}
-    unknown = {cell for cell in cells if cell} - set(labels)
-    if unknown:
-        raise ValueError(f"task {task.name!r} has no class {min(unknown)!r}")
-    codes = [labels[cell] if cell else math.nan for cell in cells]
-    return task.to_targets(torch.tensor(codes, dtype=torch.float64))
+    names = _Names.of(task)
+    several = task.kind in ("multiclass", "multilabel") or task.n_outputs > 1
+    predictions, targets = _numbers(columns, names.values), None
+    if names.targets[0] in columns:
+        if task.kind in ("binary", "multiclass"):
+            codes = {"": math.nan} | {label: i for i, label in enumerate(class_labels(task))}
+            cells = columns[names.targets[0]]
+            if unknown := set(cells) - set(codes):
+                raise ValueError(f"task {task.name!r} has no class {min(unknown)!r}")
+            found = torch.tensor([codes[cell] for cell in cells], dtype=torch.float64)
+        else:
+            found = _numbers(columns, names.targets)
+            found = found if several else found[:, 0]
+        targets = task.to_targets(found)
+    return TaskPredictions(task, predictions if several else predictions[:, 0], targets)
 
 
 def _numbers(columns: Columns, names: Sequence[str]) -> Tensor:

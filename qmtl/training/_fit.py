@@ -61,7 +61,7 @@ def fit(
     Args:
         model: the model, which is trained in place. The scale of its regression targets is computed
             from the training split.
-        data: tasks, splits and labels; the tasks must be the model's.
+        data: splits with labels of the model's tasks.
         settings: the settings, or give its fields as keyword arguments, such as
             ``aggregator="upgrad", max_epochs=20, seed=0``.
         tasks: names of the tasks to train; None for all. The predictions of the other tasks do not
@@ -104,9 +104,8 @@ def fit(
     names = None if tasks is None else chosen_tasks(tasks, [task.name for task in model.tasks])
     if names is not None and [task.name for task in data.tasks] != list(names):
         data = data.subset(names)
-    settings = settings_for(settings, data)
-    _see_inputs(model, data.train.inputs)
     module = _checked(model, data, settings, names)
+    settings = module.settings
     _check_callbacks(used_callbacks, model, settings)
     if names is None or model.columns is None:
         model.columns = data.columns
@@ -124,14 +123,13 @@ def fit(
         kept = folder / BEST
         if saved is not None and is_finished(saved, settings):
             epochs = int(saved["epoch"]) + 1
-            time_spent.load_from(saved)
+            time_spent.load_state_dict(saved["callbacks"].get("TimeSpent", {"seconds": 0.0}))
             if epochs > settings.n_epochs:
-                warnings.warn(
+                message = (
                     f"{folder} has trained {epochs} epochs already, more than max_epochs = "
-                    f"{settings.n_epochs}: nothing is trained",
-                    UserWarning,
-                    stacklevel=2,
+                    f"{settings.n_epochs}: nothing is trained"
                 )
+                warnings.warn(message, UserWarning, stacklevel=2)
         else:
             if not resume:  # a run that is killed before its first checkpoint has none
                 for name in (BEST, LAST):
@@ -144,7 +142,6 @@ def fit(
             if checkpoints is not None:
                 # It comes last, so that it saves the other callbacks' state after this epoch.
                 used.append(last_checkpoint(folder))
-            _begin_training(model)
             with restoring(last, resumed):
                 epochs = run_trainer(module, data, used, checkpoints, checkpoint=last)
             # All processes use the first process's folder.
@@ -190,23 +187,9 @@ def _see_inputs(model: MultiTaskModel, inputs: Tensor) -> None:
         ) from None
 
 
-def _begin_training(model: MultiTaskModel) -> None:
-    """Put a model that was evaluated (by an earlier `fit` or `qmtl.load`) back into training mode.
-
-    If a model in training mode has modules in evaluation mode, these are the user's choice.
-    """
-    if not model.training:
-        model.train()
-
-
 def check_fit(model: MultiTaskModel, data: MultiTaskData, settings: TrainingSettings) -> None:
-    """Find what would stop `fit`, without training or writing anything.
-
-    Raises:
-        InvalidInputError: in the same cases as `fit`.
-    """
-    _see_inputs(model, data.train.inputs)
-    _checked(model, data, settings_for(settings, data))
+    """Raise what `fit` would raise, without training or writing anything."""
+    _checked(model, data, settings)
     with quiet_libraries():
         make_trainer(settings, [])
 
@@ -216,13 +199,12 @@ def _check_callbacks(
 ) -> None:
     """Refuse averages of weights that `fit` would replace, or train further."""
     cannot = settings.restore_best or any(isinstance(m, BATCH_NORMS) for m in model.modules())
-    for callback in callbacks:
-        if isinstance(callback, StochasticWeightAveraging) and cannot:
-            raise InvalidInputError(
-                "StochasticWeightAveraging sets its average when training ends: it needs "
-                "restore_best=False and a model without batch normalisation. Lightning's "
-                "WeightAveraging averages during training, and works with both"
-            )
+    if cannot and any(isinstance(callback, StochasticWeightAveraging) for callback in callbacks):
+        raise InvalidInputError(
+            "StochasticWeightAveraging sets its average when training ends: it needs "
+            "restore_best=False and a model without batch normalisation. Lightning's "
+            "WeightAveraging averages during training, and works with both"
+        )
 
 
 def settings_for(settings: TrainingSettings, data: MultiTaskData) -> TrainingSettings:
@@ -244,6 +226,8 @@ def _checked(
     tasks: Sequence[str] | None = None,
 ) -> MultiTaskModule:
     """Return the module to train, after all checks of `check_fit` except the accelerator's."""
+    settings = settings_for(settings, data)
+    _see_inputs(model, data.train.inputs)
     _check_parameters(model)
     module = MultiTaskModule(model, settings, tasks)
     _check_tasks(module.tasks, data)
@@ -278,22 +262,20 @@ def _check_monitor(data: MultiTaskData, settings: TrainingSettings) -> None:
         raise unknown_name("monitor", monitor, ["validation_loss", *names])
     if _has_validation(data, settings):
         return
-    whose = f"task {names[monitor].name!r}" if monitor in names else "no task"
-    has = "has no label" if monitor in names else "has a label"
+    own = monitor in names
+    whose = f"task {names[monitor].name!r} has no label" if own else "no task has a label"
     for what, used in (
         (f"patience {settings.patience}", settings.patience is not None),
         ("schedule 'plateau'", settings.schedule == "plateau"),
-        (f"monitor {monitor!r}", monitor in names),
+        (f"monitor {monitor!r}", own),
     ):
         if used:
             raise InvalidInputError(
-                f"{what} needs a validation loss or metric, but {whose} {has} in the validation "
-                f"split"
+                f"{what} needs a validation loss or metric, but {whose} in the validation split"
             )
 
 
 def _has_validation(data: MultiTaskData, settings: TrainingSettings) -> bool:
-    """Return whether the validation split has labels for the monitored value."""
     own = [t for t in data.tasks if settings.monitor.startswith(f"validation/{t.name}/")]
     return bool(labelled_rows(own or data.tasks, data.validation.targets).any())
 
@@ -310,24 +292,22 @@ def _check_steps(module: MultiTaskModule, data: MultiTaskData) -> None:
 
 
 def _check_tasks(tasks: Sequence[Task], data: MultiTaskData) -> None:
-    expected = [(task.name, task.kind, task.n_outputs) for task in tasks]
-    given = [(task.name, task.kind, task.n_outputs) for task in data.tasks]
+    expected, given = ([task.name for task in side] for side in (tasks, data.tasks))
     if expected != given:
         raise InvalidInputError(
-            f"data must have the model's tasks in the same order: the model has "
-            f"{[name for name, *_ in expected]}, the data {[name for name, *_ in given]}"
-            if [e[0] for e in expected] != [g[0] for g in given]
-            else f"tasks of the data differ in kind or outputs: model {expected}, data {given}"
+            f"data must have the model's tasks in the same order: the model has {expected}, the "
+            f"data {given}"
+        )
+    ours, theirs = ([(t.name, t.kind, t.n_outputs) for t in side] for side in (tasks, data.tasks))
+    if ours != theirs:
+        raise InvalidInputError(
+            f"tasks of the data differ in kind or outputs: model {ours}, data {theirs}"
         )
 
 
 def _load_weights(module: MultiTaskModule, content: dict[str, Any]) -> None:
-    prefix = "model."
-    state = {
-        key.removeprefix(prefix): value
-        for key, value in content["state_dict"].items()
-        if key.startswith(prefix)
-    }
+    parts = [(key.partition("."), value) for key, value in content["state_dict"].items()]
+    state = {key: value for (part, _, key), value in parts if part == "model"}
     try:
         module.model.load_state_dict(state)
     except RuntimeError as error:
@@ -337,27 +317,14 @@ def _load_weights(module: MultiTaskModule, content: dict[str, Any]) -> None:
 
 @dataclass(frozen=True)
 class RowsFit:
-    """The outcome of `fit_rows`.
-
-    Attributes:
-        history: one row per epoch, split, task and metric, as in `qmtl.Result`.
-        epochs: number of epochs trained.
-        best_epoch: the epoch whose weights were kept; epochs count from 1.
-    """
+    """The outcome of `fit_rows`, in the form of `qmtl.Result`."""
 
     history: list[dict[str, Any]]
     epochs: int
     best_epoch: int
 
     def training_losses(self) -> list[float]:
-        """Return the mean over tasks of the training loss, per epoch.
-
-        Example:
-            >>> rows = [{"epoch": 1, "split": "train", "task": t, "metric": "loss", "value": v}
-            ...         for t, v in (("a", 1.0), ("b", 3.0))]
-            >>> RowsFit(rows, 1, 1).training_losses()
-            [2.0]
-        """
+        """Return the mean over tasks of the training loss, per epoch."""
         epochs: list[list[float]] = [[] for _ in range(self.epochs)]
         for row in self.history:
             if (row["split"], row["metric"]) == ("train", "loss"):
@@ -391,7 +358,7 @@ def fit_rows(
     baselines. This function is for callers that fit many small models, such as `qmtl.sklearn`.
 
     Args:
-        model: the model to train. The scale of its regression targets is computed from `train`.
+        model: the model. The scale of its regression targets is computed from `train`.
         train: training rows.
         settings: settings of training, with one process (`devices` = 1).
         validation: rows whose loss selects the best epoch, and stops training with `patience`; None
@@ -415,10 +382,7 @@ def fit_rows(
         raise InvalidInputError(f"{key} needs validation rows, but there are none")
     spare = train if validation is None else validation
     data = MultiTaskData("rows", model.tasks, train, spare, spare)
-    _see_inputs(model, train.inputs)
-    settings = settings_for(settings, data)
     module = _checked(model, data, settings)
-    _begin_training(model)
     keep = _KeepBest(settings.monitor)
     callbacks: list[Callback] = [keep] if validation is not None and settings.restore_best else []
     epochs = run_trainer(module, data, callbacks, validate=validation is not None)

@@ -55,7 +55,6 @@ class IGB(Scalarizer, Stateful):
         self.reset()
 
     def reset(self) -> None:
-        """Forget all losses."""
         self.epoch = 1
         for name in ("sums", "counts", "base"):
             self.register_buffer(name, None)

@@ -1,15 +1,4 @@
-"""The Jacobian of the task losses with respect to the shared parameters, and its aggregation.
-
-An aggregator that only weighs rows needs only the Gramian of the rows. One backward pass of the
-weighted losses then gives the gradient. In that pass, hooks see what torch promises: the combined
-gradient, once. The rows themselves are computed on copies of features and parameters.
-
-If tasks depend on a few features each, the rows of tasks that share no feature and no weight are
-computed in one backward pass and then separated, since it is known where each row is zero (Curtis,
-Powell and Reid, IMA J. Appl. Math. 13, 1974). On light cones the number of such passes does not
-grow with the number of tasks. The rows stay stored in this joint form: for the layer that computes
-the features, the full Jacobian would have T times as many entries as the layer.
-"""
+"""The Jacobian of the task losses with respect to the shared parameters, and its aggregation."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -20,8 +9,9 @@ from torch import Tensor, nn
 from torch import distributed as dist
 
 from qmtl._calls import called_with
+from qmtl.methods import tasks_apart
 from qmtl.model import MultiTaskModel
-from qmtl.training._sparse_rows import Places, SparseRows, groups_apart
+from qmtl.training._sparse_rows import Places, SparseRows
 
 
 class _Step(NamedTuple):
@@ -37,6 +27,12 @@ class _Step(NamedTuple):
 
 class SharedJacobian:
     """Aggregates the Jacobian of a model's task losses; created once per training run.
+
+    An aggregator that only weighs rows needs only their Gramian. One backward pass of the weighted
+    losses then gives the gradient, in which hooks see what torch promises: the combined gradient,
+    once. The rows themselves are computed on copies of features and parameters. Those of tasks that
+    share no feature and no weight come from one backward pass: see `_sparse_rows`. On light cones
+    the number of such passes does not grow with the number of tasks.
 
     Args:
         model: the model of these losses.
@@ -94,20 +90,27 @@ class SharedJacobian:
         plain = dict(head.named_parameters(recurse=False)).get("encoding")
         if any(p is not plain for p in common) or any(id(p) in encoders for p in head.parameters()):
             return
-        n_tasks, n_features = len(self.model.tasks), head.n_features
+        tasks, n_features = self.model.tasks, head.n_features
         n_weights = 0 if plain is None else plain.numel()
         orders = [np.lexsort((place, task)) for task, place in depends]
         pairs = [(t[order], p[order]) for (t, p), order in zip(depends, orders, strict=True)]
-        group = groups_apart(n_tasks, pairs, (n_features, n_weights))
-        if 2 * (int(group.max()) + 1) > n_tasks:
+        own = [np.split(p, np.searchsorted(t, np.arange(1, len(tasks)))) for t, p in pairs]
+        columns = {
+            task.name: [*features.tolist(), *(weights + n_features).tolist()]
+            for task, features, weights in zip(tasks, *own, strict=True)
+        }
+        groups = tasks_apart(columns)
+        if 2 * len(groups) > len(tasks):
             return
-        self.n_groups = int(group.max()) + 1
+        self.n_groups = len(groups)
+        group_of = {name: number for number, group in enumerate(groups) for name in group}
+        group = torch.tensor([group_of[task.name] for task in tasks])
         self._encoding = plain if common else None
         self._features, self._weights = (
             Places.of(torch.from_numpy(task), torch.from_numpy(place), group, n)
             for (task, place), n in zip(pairs, (n_features, n_weights), strict=True)
         )
-        sizes = torch.tensor([task.n_outputs for task in self.model.tasks])
+        sizes = torch.tensor([task.n_outputs for task in tasks])
         self._mask = group.repeat_interleave(sizes) == torch.arange(self.n_groups)[:, None, None]
         self._layers = {
             name: module
@@ -167,10 +170,7 @@ class SharedJacobian:
         return self._of_layer[name]
 
     def aggregate(self, losses: Tensor, present: Tensor | None, step: _Step | None) -> None:
-        """Set the gradients of all parameters.
-
-        Those of shared parameters are the aggregated Jacobian of the losses; those of the tasks'
-        own parameters are the gradients of the losses' sum.
+        """Set shared parameters' gradients to the aggregated Jacobian, own ones' to the sum's.
 
         Args:
             losses: losses of the tasks that are present, shape (present,); they must add up over
@@ -205,18 +205,16 @@ class SharedJacobian:
     def rows(
         self, losses: Tensor, step: _Step
     ) -> tuple[dict[str, Tensor | SparseRows], list[Tensor]] | None:
-        """Return the Jacobian's rows, one per task, and the gradients of own parameters.
+        """Return the Jacobian's rows, one per task, and own parameters' gradients of the sum.
 
-        Returns:
-            Rows for ``"encoding"`` and each parameter of the encoder by name, shape (tasks, *shape)
-            unless they are sparse; and the gradients of the losses' sum with respect to the tasks'
-            own parameters. None if the head's rows are not those of the losses, for example if
-            hooks change the head's inputs or outputs.
+        There are rows for ``"encoding"`` and each parameter of the encoder by name, shape (tasks,
+        *shape) unless they are sparse. The result is None if the head's rows are not those of the
+        losses, for example if hooks change the head's inputs or outputs.
         """
+        variables = [step.logits, step.features, *self.own]
         start, whole, *own = torch.autograd.grad(
-            losses.sum(), [step.logits, step.features, *self.own], retain_graph=True,
-            allow_unused=True, materialize_grads=True,
-        )  # fmt: skip
+            losses.sum(), variables, retain_graph=True, materialize_grads=True
+        )
         device = start.device
         if self._mask.device != device:
             self._mask = self._mask.to(device)
@@ -235,12 +233,7 @@ class SharedJacobian:
         return rows, own
 
     def _encoder_rows(self, step: _Step, joint: Tensor) -> dict[str, Tensor | SparseRows]:
-        """Return rows with respect to the encoder's parameters.
-
-        Args:
-            step: the step.
-            joint: rows of the groups with respect to the features, (groups, features, batch).
-        """
+        """Return the encoder's rows, from joint rows of features, (groups, features, batch)."""
         places, inputs = self._features, step.inputs
         if step.layer is None or inputs is None:
             rows = places.apart(joint).transpose(1, 2)
@@ -268,7 +261,7 @@ class SharedJacobian:
 
         def gradients(row: Tensor) -> tuple[Tensor, ...]:
             return torch.autograd.grad(
-                outputs, inputs, row, retain_graph=True, allow_unused=True, materialize_grads=True
+                outputs, inputs, row, retain_graph=True, materialize_grads=True
             )
 
         pulled = torch.vmap(gradients, chunk_size=self.chunk)(rows)
@@ -322,23 +315,13 @@ def _depends(tensor: Tensor, parameters: Sequence[Tensor]) -> bool:
 
 
 def n_processes() -> int:
-    """Return the number of processes that train together.
-
-    Example:
-        >>> n_processes()
-        1
-    """
+    """Return the number of processes that train together."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 @torch.no_grad()
 def sum_over_processes(values: Tensor) -> Tensor:
-    """Return the sum of all processes' tensors, the same on each of them.
-
-    Example:
-        >>> sum_over_processes(torch.tensor([1.0]))
-        tensor([1.])
-    """
+    """Return the sum of all processes' tensors, the same on each of them."""
     if n_processes() == 1:
         return values
     total = values.detach().clone()
@@ -351,12 +334,6 @@ def set_gradients(parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor
 
     Gradients are sent as one flat tensor per type. Sparse gradients (of
     ``nn.Embedding(sparse=True)``) become dense, which every optimiser accepts.
-
-    Example:
-        >>> weight = nn.Parameter(torch.zeros(2))
-        >>> set_gradients([weight], [torch.ones(2)])
-        >>> weight.grad
-        tensor([1., 1.])
     """
     several = n_processes() > 1
     found = [

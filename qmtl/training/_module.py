@@ -3,6 +3,7 @@
 import math
 import warnings
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from typing import Any
 
 import pytorch_lightning as pl
@@ -10,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from qmtl._target_scale import label_scale
-from qmtl.data import MultiTaskData
 from qmtl.encoders import TaskEncoder
 from qmtl.errors import InvalidInputError, ModelFileError
 from qmtl.methods import Batch, using
@@ -34,21 +34,18 @@ from qmtl.training._settings import HEAD_PACE, TrainingSettings
 from qmtl.training._step import TrainingStep
 
 CHECKPOINT_VERSION = 2
-# Settings that determine the form of a checkpoint's state.
-STATE_SETTINGS = ("optimizer", "schedule", "scalarizer", "aggregator", "monitor")
-# Further settings that a resumed run must share; older checkpoints do not contain them.
+# Settings that a resumed run must share; older checkpoints contain only the first five.
 SAME_SETTINGS = (
-    "seed", "batch_size", "temperature", "tasks_per_step", "accumulate_grad_batches",
-    "gradient_clip",
+    "optimizer", "schedule", "scalarizer", "aggregator", "monitor", "seed", "batch_size",
+    "temperature", "tasks_per_step", "accumulate_grad_batches", "gradient_clip",
 )  # fmt: skip
 
 
 class MultiTaskModule(pl.LightningModule):
-    """Trains a `MultiTaskModel` on `qmtl.training.Batch`es.
+    """Trains a `MultiTaskModel` on `qmtl.training.Batch`es, in a trainer of your own.
 
-    Logits, targets and losses of all tasks are joined tensors. A task without labels in a step has
-    no loss. The optimiser steps each task's rows of the head's parameters separately, so that such
-    a task keeps its weights and optimiser state bit for bit, in one process and in several.
+    A task without labels in a step has no loss, and keeps its weights and optimiser state bit for
+    bit, in one process and in several: the optimiser steps each task's rows separately.
 
     Args:
         model: the model to train.
@@ -87,8 +84,7 @@ class MultiTaskModule(pl.LightningModule):
                 "the encoder has lazy layers that have seen no input; run the model once on a batch"
             )
         self.automatic_optimization = False
-        self.model = model
-        self.settings = settings
+        self.model, self.settings = model, settings
         self.names = None if tasks is None else chosen_tasks(tasks, [t.name for t in model.tasks])
         by_name = {task.name: task for task in model.tasks}
         self.tasks = tuple(by_name[name] for name in self.names or by_name)
@@ -96,11 +92,10 @@ class MultiTaskModule(pl.LightningModule):
         self.uses_jacobian = settings.aggregator is not None
         self.dtype_of_model = next(model.parameters()).dtype
         self.combiner: Any = make_combiner(settings, n_tasks, self.dtype_of_model)
-        # A combiner that learns from the losses of a step needs all of them.
-        self.needs_all_tasks = _steps_itself(self.combiner) or (
-            self.uses_jacobian and fixed_size(self.combiner)
-        )
-        if settings.accumulate_grad_batches > 1 and _steps_itself(self.combiner):
+        # FAMO learns from the losses of a step, of which it needs all, and steps its own weights.
+        steps_itself = hasattr(self.combiner, "update")
+        self.needs_all_tasks = steps_itself or (self.uses_jacobian and fixed_size(self.combiner))
+        if settings.accumulate_grad_batches > 1 and steps_itself:
             raise InvalidInputError(
                 f"scalarizer {settings.scalarizer!r} measures each step on its own batch, and "
                 f"needs accumulate_grad_batches=1, got {settings.accumulate_grad_batches}"
@@ -114,22 +109,13 @@ class MultiTaskModule(pl.LightningModule):
             model, self.tasks, only=self.names is not None,
             further=[p for method in methods for p in method.trained()],
         )  # fmt: skip
-        self.weights: list[nn.Parameter] = []
-        if not self.uses_jacobian and not _steps_itself(self.combiner):
-            self.weights = list(self.combiner.parameters())
-        self.step = TrainingStep(
-            model,
-            settings,
-            self.tasks,
-            self.trained,
-            self.combiner,
-            self.weights,
-            dict(zip(settings.methods(), methods, strict=True)),
-        )
+        fixed = self.uses_jacobian or steps_itself
+        self.weights: list[nn.Parameter] = [] if fixed else list(self.combiner.parameters())
+        named = dict(zip(settings.methods(), methods, strict=True))
+        self.step = TrainingStep(model, settings, self.trained, self.combiner, self.weights, named)
         self._trainable = [p.requires_grad for p in model.parameters()]
         self._stepped = [*self.trained.shared, *self.trained.own, *self.weights]
-        # Accumulated batches: the sums of their gradients, which tasks had labels, and their
-        # number.
+        # Accumulated batches: their gradients' sums, which tasks had labels, and their number.
         self._waiting: list[Tensor | None] = []
         self._seen: Tensor | None = None
         self._n_waiting = 0
@@ -178,11 +164,7 @@ class MultiTaskModule(pl.LightningModule):
         return {"optimizer": optimizer} | ({"lr_scheduler": schedule} if schedule else {})
 
     def setup(self, stage: str) -> None:
-        """Refuse precisions that convert whole models and batches.
-
-        Raises:
-            InvalidInputError: for a trainer's ``precision`` such as ``"64-true"``.
-        """
+        """Refuse precisions that convert whole models and batches, such as ``64-true``."""
         precision = str(self.trainer.precision)
         if precision.endswith("-true") and precision != "32-true":
             raise InvalidInputError(
@@ -191,24 +173,22 @@ class MultiTaskModule(pl.LightningModule):
             )
 
     def on_fit_start(self) -> None:
-        """Set the scales of regression targets from the training split; set up the methods.
-
-        Raises:
-            InvalidInputError: if a method does not support the trainer's number of processes.
-        """
-        self._check_processes(n_processes())
-        data = getattr(self.trainer, "datamodule", None)
-        if isinstance(data, MultiTaskDataModule):
-            set_target_scales(self.model, data.data)
-            for method in using(self.methods, "setup"):
-                method.setup(self.step, data.data.train)
-
-    def _check_processes(self, number: int) -> None:
-        for name, method in self.settings.methods().items():
-            if number > 1 and method.one_process is not None:
+        """Set the scales of regression targets from the training split; set up the methods."""
+        for name, section in self.settings.methods().items():
+            if n_processes() > 1 and section.one_process is not None:
                 raise InvalidInputError(
-                    f"{name} needs one process, the trainer has {number}: {method.one_process}"
+                    f"{name} needs one process, the trainer has {n_processes()}: "
+                    f"{section.one_process}"
                 )
+        module = getattr(self.trainer, "datamodule", None)
+        if isinstance(module, MultiTaskDataModule):
+            train = module.data.train
+            for task in module.data.tasks:
+                if task.kind == "regression":
+                    scale = label_scale(train.targets[task.name], train.sample_weight)
+                    self.model.set_target_scale(task.name, *scale)
+            for method in using(self.methods, "setup"):
+                method.setup(self.step, train)
 
     def on_train_start(self) -> None:
         """Move the combiner's fixed weights to the device of the losses."""
@@ -270,9 +250,8 @@ class MultiTaskModule(pl.LightningModule):
             self._warn_of_unreached()
         if self.settings.accumulate_grad_batches > 1:
             self._gather(present)
-            if not self.trainer.is_last_batch and (
-                self._n_waiting < self.settings.accumulate_grad_batches
-            ):
+            enough = self._n_waiting >= self.settings.accumulate_grad_batches
+            if not enough and not self.trainer.is_last_batch:
                 return
             present = self._release()
         for encoder in self._calibrated:
@@ -309,13 +288,10 @@ class MultiTaskModule(pl.LightningModule):
 
     def _gather(self, present: Tensor | None) -> None:
         """Add the gradients of a batch to the accumulated ones."""
-        new = [p.grad for p in self._stepped]
+        pairs = zip_longest(self._waiting, [p.grad for p in self._stepped])
+        self._waiting = [a if b is None else b if a is None else a + b for a, b in pairs]
         mask = self.trained.mask(present, self.device)
-        if self._n_waiting and self._seen is not None:
-            pairs = zip(self._waiting, new, strict=True)
-            new = [a if b is None else b if a is None else a + b for a, b in pairs]
-            mask |= self._seen
-        self._waiting, self._seen = new, mask
+        self._seen = mask if self._seen is None else mask | self._seen
         self._n_waiting += 1
 
     def _release(self) -> Tensor | None:
@@ -331,22 +307,17 @@ class MultiTaskModule(pl.LightningModule):
         return present
 
     def check_present(self, present: Tensor | None, step: int) -> None:
-        """Raise if the combiner needs labels of all tasks, and a step does not have them.
-
-        Args:
-            present: indices of the tasks with labels, int64; None for all.
-            step: number of the step.
-        """
+        """Raise if the combiner needs labels of all tasks, and step `step` does not have them."""
         if present is None or not self.needs_all_tasks or len(present) == len(self.tasks):
             return
-        there = set(present.tolist())
-        absent = [task.name for i, task in enumerate(self.tasks) if i not in there]
+        there = present.tolist()
+        absent = next(task.name for i, task in enumerate(self.tasks) if i not in there)
         kind, others = (
             ("aggregator", "'upgrad'") if self.uses_jacobian else ("scalarizer", "'mean' or 'uw'")
         )
         raise InvalidInputError(
             f"{kind} {getattr(self.settings, kind)!r} keeps state per task and needs labels of all "
-            f"tasks in each step; {absent[0]!r} has none in step {step}. Use larger batches, or "
+            f"tasks in each step; {absent!r} has none in step {step}. Use larger batches, or "
             f"another {kind} such as {others}"
         )
 
@@ -409,9 +380,7 @@ class MultiTaskModule(pl.LightningModule):
             self.trainer.callback_metrics[f"{split}/{task}/{metric}"] = torch.tensor(value)
 
     def _state_settings(self) -> dict[str, Any]:
-        """Return settings that a checkpoint's state depends on or that a resumed run must share."""
-        names = {*STATE_SETTINGS, *SAME_SETTINGS, *self.settings.method_sections()}
-        return self.settings.model_dump(include=names)
+        return self.settings.model_dump(include={*SAME_SETTINGS, *self.settings.method_sections()})
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the combiner's state and the history."""
@@ -424,11 +393,7 @@ class MultiTaskModule(pl.LightningModule):
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore what `on_save_checkpoint` added.
-
-        Raises:
-            ModelFileError: for a checkpoint of another version, or with other settings.
-        """
+        """Restore what `on_save_checkpoint` added; raise a ModelFileError if it does not fit."""
         extra = checkpoint.get("qmtl", {})
         if extra.get("version") != CHECKPOINT_VERSION:
             raise ModelFileError(
@@ -448,16 +413,3 @@ class MultiTaskModule(pl.LightningModule):
             )
         load_combiner_state(self.combiner, extra["combiner"])
         self._history = History.from_dict(extra["history"])
-
-
-def set_target_scales(model: MultiTaskModel, data: MultiTaskData) -> None:
-    """Set each regression task's mean and standard deviation from the training split."""
-    for task in data.tasks:
-        if task.kind == "regression":
-            scale = label_scale(data.train.targets[task.name], data.train.sample_weight)
-            model.set_target_scale(task.name, *scale)
-
-
-def _steps_itself(combiner: nn.Module) -> bool:
-    # FAMO steps its logits by its own optimiser; no other optimiser may step them.
-    return hasattr(combiner, "update")

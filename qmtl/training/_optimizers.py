@@ -43,7 +43,11 @@ class TrainedParameters:
         self.own = [p for rows in self._rows for p in rows.parameters() if p.requires_grad]
         owned = {id(p) for p in self.own}
         self.shared = [p for p in model.parameters() if p.requires_grad and id(p) not in owned]
-        self.row_of = self._task_of_entries()
+        place = {task.name: i for i, task in enumerate(self.tasks)}
+        self.row_of: dict[nn.Parameter, Tensor] = {}
+        for rows in self._rows:
+            entries = torch.tensor([place.get(name, len(place)) for name in rows.names])
+            self.row_of |= dict.fromkeys(rows.parameters(), entries[rows.row_of.cpu()])
         if only:
             self.shared = []
             alone = self._alone(model)
@@ -60,14 +64,6 @@ class TrainedParameters:
         self.further = list(further)
         self.own += further
 
-    def _task_of_entries(self) -> dict[nn.Parameter, Tensor]:
-        place = {task.name: i for i, task in enumerate(self.tasks)}
-        found: dict[nn.Parameter, Tensor] = {}
-        for rows in self._rows:
-            tasks = torch.tensor([place.get(name, len(place)) for name in rows.names])
-            found |= dict.fromkeys(rows.parameters(), tasks[rows.row_of.cpu()])
-        return found
-
     def _alone(self, model: MultiTaskModel) -> dict[nn.Parameter, Tensor]:
         """Mark the entries of shared parameters that affect only these tasks."""
         never = len(self.tasks)
@@ -80,27 +76,23 @@ class TrainedParameters:
         by_features = [] if layer is None else list(layer.parameters())
         by_weights = [p for n, p in model.head.named_parameters(recurse=False) if n == "encoding"]
         # A parameter that encoder and head share has two kinds of entries.
-        tied = {id(p) for p in model.encoder.parameters()} & {
-            id(p) for p in model.head.parameters()
-        }
-        by_features, by_weights = (
-            [p for p in own if id(p) not in tied] for own in (by_features, by_weights)
-        )
+        encoders, heads = ({id(p) for p in m.parameters()} for m in (model.encoder, model.head))
         found: dict[nn.Parameter, Tensor] = {}
         for (task, place), parameters in zip(depends, (by_features, by_weights), strict=True):
             mine = np.isin(task, trained)
             for parameter in parameters:
-                alone = torch.zeros(len(parameter), dtype=torch.bool)
-                alone[torch.from_numpy(place[mine])] = True
-                alone[torch.from_numpy(place[~mine])] = False
-                if parameter.requires_grad and bool(alone.any()):
-                    found[parameter] = never + alone.long()
+                if id(parameter) not in encoders & heads:
+                    found[parameter] = torch.zeros(len(parameter), dtype=torch.bool)
+                    found[parameter][torch.from_numpy(place[mine])] = True
+                    found[parameter][torch.from_numpy(place[~mine])] = False
         if isinstance(model.encoder, TaskEncoder):
             for parameter, owners in model.encoder.task_parameters().items():
-                alone = torch.tensor([name in names for name in owners])
-                if parameter.requires_grad and bool(alone.any()):
-                    found[parameter] = never + alone.long()
-        return found
+                found[parameter] = torch.tensor([name in names for name in owners])
+        return {
+            parameter: never + alone.long()
+            for parameter, alone in found.items()
+            if parameter.requires_grad and bool(alone.any())
+        }
 
     def stepped(self, present: Tensor | None, device: torch.device) -> Tensor | None:
         """Return which rows the optimiser steps, bool (rows,), see `row_of`; None for all."""
@@ -132,12 +124,7 @@ class _ByRow(torch.optim.Optimizer):
     def step(  # type: ignore[override]
         self, closure: Callable[[], float] | None = None, present: Tensor | None = None
     ) -> float | None:
-        """Step the parameters.
-
-        Args:
-            closure: recomputes the loss, as in torch's optimisers.
-            present: which rows have a gradient, bool (rows,); None for all.
-        """
+        """Step the rows that are `present`, bool (rows,), which have a gradient; None for all."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -148,8 +135,7 @@ class _ByRow(torch.optim.Optimizer):
                 if row_of is None or parameter.grad is None:
                     continue
                 counts = self.state[parameter].get("step")
-                apart = counts is not None and counts.ndim > 0
-                if apart or present is not None:
+                if present is not None or (counts is not None and counts.ndim > 0):
                     held.append((parameter, parameter.grad, group, row_of))
                     parameter.grad = None
         # If all rows have always been present, torch's kernel can do the step.
@@ -236,31 +222,11 @@ class RowAdam(_AdamRows, torch.optim.Adam):
 
 
 class RowAdamW(_AdamRows, torch.optim.AdamW):
-    """`torch.optim.AdamW` that steps parameters row by row; see `RowAdam`.
-
-    Example:
-        >>> weights = torch.nn.Parameter(torch.ones(2))
-        >>> group = {"params": [weights], "row_of": [torch.tensor([0, 1])]}
-        >>> optimizer = RowAdamW([group], lr=0.1, weight_decay=0.5)
-        >>> weights.grad = torch.zeros(2)
-        >>> optimizer.step(present=torch.tensor([True, False]))
-        >>> weights.detach()
-        tensor([0.9500, 1.0000])
-    """
+    """`torch.optim.AdamW` that steps parameters row by row; see `RowAdam`."""
 
 
 class RowSGD(_ByRow, torch.optim.SGD):
-    """`torch.optim.SGD`, with or without momentum, that steps row by row; see `RowAdam`.
-
-    Example:
-        >>> weights = torch.nn.Parameter(torch.zeros(2))
-        >>> group = {"params": [weights], "row_of": [torch.tensor([0, 1])]}
-        >>> optimizer = RowSGD([group], lr=0.5, momentum=0.9)
-        >>> weights.grad = torch.ones(2)
-        >>> optimizer.step(present=torch.tensor([True, False]))
-        >>> weights.detach()
-        tensor([-0.5000,  0.0000])
-    """
+    """`torch.optim.SGD`, with or without momentum, that steps row by row; see `RowAdam`."""
 
     def _step_rows(
         self, weights: Tensor, gradient: Tensor, state: Any, group: dict[str, Any], rows: _Rows
@@ -290,14 +256,8 @@ def make_optimizer(
 ) -> torch.optim.Optimizer:
     """Return the optimiser for groups of parameters.
 
-    If torch has a kernel that steps all of them at once, it is used, because a loop over many small
-    parameters is slow. The kernel assumes contiguous memory, so that parameters in another layout
-    use torch's loop.
-
-    Example:
-        >>> weight = torch.nn.Parameter(torch.zeros(2))
-        >>> make_optimizer(TrainingSettings(), [{"params": [weight]}]).defaults["fused"]
-        True
+    It uses torch's kernel that steps all of them at once if it can, because a loop over many small
+    parameters is slow. The kernel assumes contiguous memory.
     """
     parameters = [p for group in groups for p in group["params"]]
     fused = all(
@@ -314,13 +274,7 @@ def make_optimizer(
 def make_schedule(
     settings: TrainingSettings, optimizer: torch.optim.Optimizer, n_epochs: int
 ) -> Any:
-    """Return the schedule of the learning rates; None for constant ones.
-
-    Example:
-        >>> optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(2))])
-        >>> make_schedule(TrainingSettings(), optimizer, 30).T_max
-        30
-    """
+    """Return the schedule of the learning rates; None for constant ones."""
     schedulers = torch.optim.lr_scheduler
     if settings.schedule == "cosine":
         return schedulers.CosineAnnealingLR(optimizer, n_epochs)

@@ -1,6 +1,5 @@
 """Result: the outcome of a training run, as tables, curves and a notebook's page."""
 
-import math
 from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ import torch
 from markupsafe import Markup
 
 from qmtl._html import facts, panel, table
+from qmtl._words import counted
 from qmtl.errors import InvalidInputError
 from qmtl.model import MultiTaskModel
 from qmtl.plotting import COLOURS, axes_or_new, inline_svg, legend_below, line_look, plain, style
@@ -96,31 +96,36 @@ class Result:
 
     def table(self, split: str = "test") -> list[dict[str, Any]]:
         """Return one row per task and metric: the model's value and the constant prediction's."""
-        rows = []
-        for name, values in self.metrics[split].items():
-            for metric, value in values.items():
-                if metric != "loss":
-                    baseline = self.baselines[split][name].get(metric)
-                    row = {"task": name, "metric": metric, "value": value, "baseline": baseline}
-                    rows.append(row)
-        return rows
+        constant = self.baselines[split]
+        return [
+            {"task": task, "metric": name, "value": value, "baseline": constant[task].get(name)}
+            for task, values in self.metrics[split].items()
+            for name, value in values.items()
+            if name != "loss"
+        ]
 
     def plot(self, metric: str = "loss", ax: "Axes | None" = None) -> "Axes":
-        """Plot validation curves of a metric, one line per task that has it.
-
-        Args:
-            metric: ``"loss"`` or a metric's name.
-            ax: axes to draw on; None makes a new figure.
-
-        Raises:
-            InvalidInputError: if no task has the metric.
-        """
+        """Plot validation curves of the loss or of a metric, by `qmtl.training.plot_curves`."""
         with style():
             ax = axes_or_new(ax)
             return plot_curves(self.history, ax, metric=metric, kept=self.best_epoch)
 
     def _repr_html_(self) -> str:
-        return _html(self)
+        head = sum(p.numel() for p in self.model.head.parameters())
+        encoder = sum(p.numel() for p in self.model.encoder.parameters())
+        about = {
+            "epochs": f"{self.epochs:,} in {self.seconds:.1f} s",
+            "kept": f"epoch {self.best_epoch:,}",
+            "parameters": f"encoder {encoder:,}, head {head:,}",
+        }
+        titles = ("task", "metric", "test", "constant prediction")
+        rows = [dict(zip(titles, row.values(), strict=True)) for row in self.table()]
+        return panel(
+            f"Result: {counted(len(self.model.tasks), 'task')}",
+            facts(about),
+            table(rows[:MOST_ROWS], len(rows)),
+            _loss_curves(self),
+        )
 
 
 def plot_curves(
@@ -135,8 +140,7 @@ def plot_curves(
     """Draw one line per task; with more than twelve tasks, thin lines and their median.
 
     Args:
-        history: rows with ``epoch`` (from 1), ``split``, ``task``, ``metric`` and ``value``, as in
-            `Result.history`.
+        history: rows as in `Result.history`.
         ax: axes to draw on.
         metric: ``"loss"`` or a metric's name.
         split: ``"train"`` (its loss only) or ``"validation"``.
@@ -154,6 +158,7 @@ def plot_curves(
         >>> ax.get_xlabel(), ax.get_ylabel()
         ('epoch', 'validation loss')
     """
+    import pandas as pd
     from matplotlib.ticker import MaxNLocator
 
     lines = _lines(history, metric, split, tasks)
@@ -170,9 +175,9 @@ def plot_curves(
             **look,
         )
     if many:
-        median = _median(list(lines.values()))
+        median = pd.DataFrame(list(lines.values())).median().sort_index().dropna()
         label = f"median of {len(lines)} tasks"
-        ax.plot(list(median), list(median.values()), "-", color=COLOURS[0], lw=2.5, label=label)
+        ax.plot(median.index, median, "-", color=COLOURS[0], lw=2.5, label=label)
     if kept is not None:
         ax.axvline(kept, color="0.5", linestyle=":", linewidth=1, label="kept")
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -203,57 +208,17 @@ def _lines(
     return lines
 
 
-def _median(lines: Sequence[Mapping[int, float]]) -> dict[int, float]:
-    result = {}
-    for epoch in sorted({epoch for points in lines for epoch in points}):
-        values = [points[epoch] for points in lines if not math.isnan(points.get(epoch, math.nan))]
-        if values:
-            result[epoch] = float(np.median(values))
-    return result
-
-
-def _html(result: Result) -> str:
-    """Return the HTML that ``Result._repr_html_`` returns."""
-    head = sum(p.numel() for p in result.model.head.parameters())
-    encoder = sum(p.numel() for p in result.model.encoder.parameters())
-    about = {
-        "epochs": f"{result.epochs:,} in {result.seconds:.1f} s",
-        "kept": f"epoch {result.best_epoch:,}",
-        "parameters": f"encoder {encoder:,}, head {head:,}",
-    }
-    rows = [
-        {
-            "task": row["task"],
-            "metric": row["metric"],
-            "test": row["value"],
-            "constant prediction": row["baseline"],
-        }
-        for row in result.table()
-    ]
-    tasks = len(result.model.tasks)
-    return panel(
-        f"Result: {tasks:,} {'task' if tasks == 1 else 'tasks'}",
-        facts(about),
-        table(rows[:MOST_ROWS], len(rows)),
-        _loss_curves(result),
-    )
-
-
 def _loss_curves(result: Result) -> Markup:
     """Draw the loss curves of the train and validation splits side by side, if there are any."""
     from matplotlib.figure import Figure
 
-    splits = [
-        split
-        for split in ("train", "validation")
-        if any((row["split"], row["metric"]) == (split, "loss") for row in result.history)
-    ]
+    there = {row["split"] for row in result.history if row["metric"] == "loss"}
+    splits = [split for split in ("train", "validation") if split in there]
     if not splits:
         return Markup()
     with style():
         figure = Figure(figsize=(4.4 * len(splits), 2.9))
-        for ax, split in zip(
-            figure.subplots(1, len(splits), squeeze=False)[0], splits, strict=True
-        ):
+        axes = figure.subplots(1, len(splits), squeeze=False)[0]
+        for ax, split in zip(axes, splits, strict=True):
             plot_curves(result.history, ax, split=split, kept=result.best_epoch)
         return inline_svg(figure, "curves of the loss")

@@ -9,8 +9,7 @@ from qmtl._sections import Section, Seed
 from qmtl.errors import InvalidInputError, unknown_name
 from qmtl.methods import MethodOptions
 
-# Chosen on validation rows of thirty tables: see `scripts/bench_tables` and
-# `scripts/results/README.md`.
+# Chosen on validation rows of thirty tables: see `scripts/bench_tables`.
 HEAD_PACE = 3.0
 STEPS = 7.0
 DECAY = 150.0
@@ -27,8 +26,7 @@ class LoggingSection(Section):
 
     Attributes:
         loggers: one or more of ``csv``, ``tensorboard``, ``mlflow`` and ``wandb``; all but the
-            first need the extra with their name. Files are written to ``logs`` in the run
-            directory.
+            first need the extra with their name. Their files are in the run's folder ``logs``.
         options: a table from logger to arguments of Lightning's class, such as ``{ wandb = {
             offline = true }, mlflow = { tracking_uri = "http://…" } }``.
     """
@@ -133,11 +131,7 @@ class TrainingSettings(MethodOptions):
 
     @property
     def n_epochs(self) -> int:
-        """`max_epochs`, for settings that `for_rows` has completed.
-
-        Raises:
-            InvalidInputError: if it is None.
-        """
+        """`max_epochs`, which must not be None; see `for_rows`."""
         if self.max_epochs is None:
             raise InvalidInputError(
                 "max_epochs is None, which `qmtl.fit` replaces by a number; elsewhere give one"
@@ -159,9 +153,6 @@ class TrainingSettings(MethodOptions):
 
     def for_rows(self, n_rows: int, steps_per_epoch: int) -> Self:
         """Return these settings, with None replaced by numbers that suit the number of rows.
-
-        Few rows need few steps and a strong weight decay; many rows need many steps and hardly any
-        decay.
 
         Args:
             n_rows: number of training rows with a label.
@@ -189,12 +180,7 @@ class TrainingSettings(MethodOptions):
 
 
 def monitor_mode(monitor: str) -> str:
-    """Return whether the best value of a `TrainingSettings.monitor` is its ``min`` or its ``max``.
-
-    Example:
-        >>> monitor_mode("validation/price/mae"), monitor_mode("validation/spam/auroc")
-        ('min', 'max')
-    """
+    """Return whether the best value of a `TrainingSettings.monitor` is its ``min`` or ``max``."""
     metric = monitor.rpartition("/")[2]
     return "min" if metric in ("validation_loss", *LOWER_IS_BETTER) else "max"
 

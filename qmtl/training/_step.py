@@ -12,7 +12,7 @@ from qmtl.encoders import TaskEncoder
 from qmtl.errors import InvalidInputError, QmtlError
 from qmtl.methods import Batch, Method, TaskLosses, using
 from qmtl.model import MultiTaskModel
-from qmtl.tasks import Task, TaskLayout, task_layout
+from qmtl.tasks import TaskLayout, task_layout
 from qmtl.training._combine import has_state, scalarize
 from qmtl.training._jacobian import SharedJacobian, n_processes, set_gradients, sum_over_processes
 from qmtl.training._optimizers import TrainedParameters
@@ -36,25 +36,23 @@ class TrainingStep:
         self,
         model: MultiTaskModel,
         settings: TrainingSettings,
-        tasks: Sequence[Task],
         parameters: TrainedParameters,
         combiner: Any,
-        weights: Sequence[nn.Parameter] = (),
-        methods: Mapping[str, Method] | None = None,
+        weights: Sequence[nn.Parameter],
+        methods: Mapping[str, Method],
     ) -> None:
-        self.model, self.settings, self.tasks = model, settings, tuple(tasks)
+        self.model, self.settings, self.tasks = model, settings, parameters.tasks
+        self.combiner, self.weights = combiner, list(weights)
         self.names = [task.name for task in self.tasks] if parameters.only else None
         self.layout = task_layout(self.tasks)
-        self.weights = list(weights)
         self.dtype = next(model.parameters()).dtype
-        self.combiner = combiner
         self.uses_jacobian = settings.aggregator is not None
         self.epoch, self.number = 0, 0
         self.generator = torch.Generator()
         self.last_losses = torch.ones(len(self.tasks))
         self.target_scale: tuple[Tensor, Tensor] | None = None
         self.train(parameters)
-        self._find_hooks(methods or {})
+        self._find_hooks(methods)
         embeddings: Any = [m for m in model.modules() if isinstance(m, EMBEDDINGS) and m.sparse]
         self._sparse = embeddings if self.uses_jacobian or self._gradients else []
 
@@ -84,7 +82,6 @@ class TrainingStep:
         self._whole = bool(methods)
 
     def losses_of(self, batch: Batch, *, only: int | None = None) -> TaskLosses:
-        """Return losses of a batch's tasks with labels, before methods change them."""
         return self._losses(batch, rows=False, only=only)
 
     def losses(self, batch: Batch) -> TaskLosses:
@@ -120,11 +117,9 @@ class TrainingStep:
         return TaskLosses(losses, present, batch, total, features, logits, kept)
 
     def loss_terms_of(self, logits: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Return the sums of losses and their divisors, from joined logits, in this process."""
         return self._terms_in(self.layout, logits, self.standardised(batch.targets), batch)
 
     def standardised(self, targets: Tensor) -> Tensor:
-        """Return joined targets in the form that losses use: those of regressions standardised."""
         if self.layout.dtype != torch.float64:
             return targets
         if self.target_scale is None:
@@ -133,7 +128,7 @@ class TrainingStep:
         return (targets - mean) / std
 
     def _only_task(self, targets: Tensor) -> int | None:
-        """Return the index of the task if exactly one has labels in a batch; None otherwise."""
+        """Return the index of the only task with labels in a batch; None if there are several."""
         labelled = self.layout.labelled(targets).any(dim=0)
         return int(labelled.int().argmax()) if int(labelled.sum()) == 1 else None
 
@@ -194,14 +189,12 @@ class TrainingStep:
         try:
             yield
         except InvalidInputError as error:
-            # The inputs were finite when the data set was made; if features are not, training
-            # diverged.
-            diverged = "must be finite" in str(error)
+            # A data set's inputs are finite; if features are not, training diverged.
             hint = "; if the encoder diverged, try a smaller learning rate or gradient_clip"
             names = ", ".join(repr(task.name) for task in self.tasks)
             raise InvalidInputError(
                 f"tasks {names}, epoch {self.epoch + 1}, step {self.number}: {error}"
-                f"{hint if diverged else ''}"
+                f"{hint if 'must be finite' in str(error) else ''}"
             ) from None
         except ValueError as error:
             if len(batch.inputs) > 1:
@@ -222,8 +215,8 @@ class TrainingStep:
             if not math.isfinite(loss):
                 raise QmtlError(
                     f"the loss of task {self.tasks[place].name!r} is {loss} in epoch "
-                    f"{self.epoch + 1}, step {self.number}; try a smaller learning "
-                    f"rate or gradient_clip"
+                    f"{self.epoch + 1}, step {self.number}; try a smaller learning rate or "
+                    f"gradient_clip"
                 )
 
     def set_gradients(self, losses: TaskLosses) -> None:
@@ -232,22 +225,31 @@ class TrainingStep:
         Raises:
             InvalidInputError: if the combiner does not accept such losses or gradients.
         """
-        for parameter in (*self.shared, *self.own, *self.weights):
+        parameters = [*self.shared, *self.own]
+        for parameter in (*parameters, *self.weights):
             parameter.grad = None
         extra = self._extra_losses(losses)
-        more = None if extra is None else self._gradients_of(extra)
+        more: list[Tensor | None] = []
+        if extra is not None:
+            found = torch.autograd.grad(extra, parameters, retain_graph=True, allow_unused=True)
+            set_gradients(parameters, found)
+            more = [parameter.grad for parameter in parameters]
+            for parameter in parameters:
+                parameter.grad = None
         if not losses.values.requires_grad:
-            # everything that these tasks depend on is frozen
-            pass
+            pass  # everything that these tasks depend on is frozen
         elif self._gradients is not None:
             self._gradients.gradients(losses, self)
         elif self.jacobian is None:
             self._scalarize(losses)
         else:
-            with self._aggregating():
+            try:
                 self.jacobian.aggregate(losses.values, losses.present, losses.rows)
-        if more is not None:
-            self._add(more)
+            except ValueError as error:
+                raise self._named(error) from None
+        for parameter, own in zip(parameters, more, strict=False):
+            if own is not None:
+                parameter.grad = own if parameter.grad is None else parameter.grad + own
 
     def _extra_losses(self, losses: TaskLosses) -> Tensor | None:
         found = [method.extra_loss(losses, self) for method in self._extra]
@@ -259,38 +261,17 @@ class TrainingStep:
                 terms.append(own / n_processes())
         return torch.stack(terms).sum() if terms else None
 
-    def _gradients_of(self, total: Tensor) -> tuple[Tensor | None, ...]:
-        return torch.autograd.grad(
-            total, [*self.shared, *self.own], retain_graph=True, allow_unused=True
-        )
-
-    def _add(self, more: Sequence[Tensor | None]) -> None:
-        """Add gradients to those that are set already."""
-        parameters = [*self.shared, *self.own]
-        before = [parameter.grad for parameter in parameters]
-        for parameter in parameters:
-            parameter.grad = None
-        set_gradients(parameters, more)
-        for parameter, earlier in zip(parameters, before, strict=True):
-            if earlier is not None:
-                parameter.grad = earlier if parameter.grad is None else earlier + parameter.grad
-
-    @contextmanager
-    def _aggregating(self) -> Iterator[None]:
-        try:
-            yield
-        except ValueError as error:
-            raise InvalidInputError(
-                f"aggregator {self.settings.aggregator!r}: {' '.join(str(error).split())}"
-            ) from None
+    def _named(self, error: ValueError) -> InvalidInputError:
+        """Return an error of the combiner with its name."""
+        kind = "aggregator" if self.uses_jacobian else "scalarizer"
+        reason = " ".join(str(error).split())
+        return InvalidInputError(f"{kind} {getattr(self.settings, kind)!r}: {reason}")
 
     def _scalarized(self, losses: Tensor, present: Tensor | None) -> Tensor:
         try:
             return scalarize(self.combiner, losses, present, self.last_losses)
         except ValueError as error:
-            name = self.settings.scalarizer
-            reason = " ".join(str(error).split())
-            raise InvalidInputError(f"scalarizer {name!r}: {reason}") from None
+            raise self._named(error) from None
 
     def _scalarize(self, losses: TaskLosses) -> None:
         parameters = [*self.shared, *self.own]
@@ -301,32 +282,27 @@ class TrainingStep:
         for weight, gradient in zip(self.weights, gradients[len(parameters) :], strict=True):
             weight.grad = None if gradient is None else gradient.contiguous()
 
-    def loss_weights(self, losses: TaskLosses) -> Tensor:
-        """Return scalarizer's derivative by each loss, (present,), and set `weights`' gradients."""
-        values = losses.values.detach().requires_grad_()
-        total = self._scalarized(values, losses.present)
-        found = torch.autograd.grad(
-            total, [values, *self.weights], allow_unused=True, materialize_grads=True
-        )
-        for weight, gradient in zip(self.weights, found[1:], strict=True):
-            weight.grad = gradient.contiguous()
-        return found[0]
-
     @staticmethod
     def summed(values: Tensor) -> Tensor:
-        """Return the sum over all processes."""
         return sum_over_processes(values)
 
     def combined(self, losses: TaskLosses, rows: Sequence[Tensor]) -> list[Tensor]:
-        """Combine rows of a Jacobian by the aggregator, or by the scalarizer's weights."""
         # Autocast is off here: the rows are combined in their own precision.
         with torch.autocast(losses.values.device.type, enabled=False):
             if self.jacobian is None:
-                weights = self.loss_weights(losses)
+                values = losses.values.detach().requires_grad_()
+                total = self._scalarized(values, losses.present)
+                weights, *own = torch.autograd.grad(
+                    total, [values, *self.weights], materialize_grads=True
+                )
+                for weight, gradient in zip(self.weights, own, strict=True):
+                    weight.grad = gradient.contiguous()
                 return [torch.tensordot(weights.to(r.dtype), r, dims=1) for r in rows]
             matrix = torch.cat([row.flatten(1) for row in rows], dim=1)
-            with self._aggregating():
+            try:
                 vector = self.combiner(matrix)
+            except ValueError as error:
+                raise self._named(error) from None
         parts = vector.split([row[0].numel() for row in rows])
         return [part.view(row.shape[1:]) for part, row in zip(parts, rows, strict=True)]
 

@@ -31,29 +31,20 @@ from qmtl.training._settings import TrainingSettings, monitor_mode
 OPERATIONS_PER_THREAD = 1e9
 
 
-def worthwhile_threads(model: MultiTaskModel, batch_size: int) -> int:
-    """Return the number of threads that suits a training step, by an estimate of its operations.
-
-    The estimate counts each parameter once per row, and the plan of a quantum head.
-    """
-    operations = 6.0 * batch_size * sum(p.numel() for p in model.parameters())
-    if isinstance(model.head, QuantumHead):
-        # Another simulator may run a circuit that light cones cannot.
-        with suppress(CircuitTooLargeError):
-            operations += model.head.explain(batch_size).operations
-    return max(1, int(operations / OPERATIONS_PER_THREAD))
-
-
 @contextmanager
 def torch_threads(model: MultiTaskModel, settings: TrainingSettings) -> Iterator[None]:
-    """Let torch use `settings.threads`, or a number that suits the model, at most the present one.
-
-    The previous number is restored at the end.
-    """
+    """Let torch use `settings.threads`, or what suits a step, at most the present number."""
     before = torch.get_num_threads()
     threads = settings.threads
     if threads is None:
-        threads = min(before, worthwhile_threads(model, settings.batch_for(0)))
+        # Each parameter once per row, and the plan of a quantum head.
+        batch_size = settings.batch_for(0)
+        operations = 6.0 * batch_size * sum(p.numel() for p in model.parameters())
+        if isinstance(model.head, QuantumHead):
+            # Another simulator may run a circuit that light cones cannot.
+            with suppress(CircuitTooLargeError):
+                operations += model.head.explain(batch_size).operations
+        threads = min(before, max(1, int(operations / OPERATIONS_PER_THREAD)))
     torch.set_num_threads(threads)
     try:
         yield
@@ -70,12 +61,8 @@ def make_trainer(
 ) -> pl.Trainer:
     """Make Lightning's trainer; only callbacks write files.
 
-    Args:
-        settings: epochs, devices and conditions to stop.
-        callbacks: its callbacks; loggers of a `HistoryLog` among them become the trainer's loggers,
-            too.
-        folder: folder for checkpoint callbacks that name none; None for the current folder.
-        validate: whether there is a validation split.
+    Loggers of a `HistoryLog` among the callbacks become the trainer's loggers, too. The folder is
+    for checkpoint callbacks that name none.
 
     Raises:
         InvalidInputError: for an accelerator that is not available, or several devices in a program
@@ -83,14 +70,10 @@ def make_trainer(
     """
     used = list(callbacks)
     if settings.patience is not None:
-        mode = monitor_mode(settings.monitor)
-        # An undefined metric does not count as better; a non-finite loss has already raised an
-        # error.
-        stop = EarlyStopping(
-            settings.monitor, patience=settings.patience, mode=mode, check_finite=False
-        )
+        # An undefined metric does not count as better; a non-finite loss has raised an error.
+        options: dict[str, Any] = {"mode": monitor_mode(settings.monitor), "check_finite": False}
         # It comes before callbacks that save the state of the others.
-        used.insert(0, stop)
+        used.insert(0, EarlyStopping(settings.monitor, patience=settings.patience, **options))
     strategy: Any = "auto"
     # A single process ignores the environment variables of a cluster's scheduler.
     plugins: list[Any] = [AtomicCheckpoints(), LightningEnvironment()]
@@ -107,9 +90,9 @@ def make_trainer(
             strategy=strategy,
             callbacks=used,
             plugins=plugins,
-            logger=[PassedOn(one) for c in used for one in getattr(c, "loggers", ())] or False,
+            logger=[_PassedOn(one) for c in used for one in getattr(c, "loggers", ())] or False,
             enable_checkpointing=any(isinstance(c, ModelCheckpoint) for c in used),
-            enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in used),
+            enable_progress_bar=any(isinstance(c, ProgressBar) for c in used),
             enable_model_summary=False,
             num_sanity_val_steps=0,
             limit_val_batches=None if validate else 0,
@@ -136,41 +119,25 @@ def _check_main(devices: int) -> None:
         )
 
 
-class PassedOn(Logger):
-    """A logger of `qmtl.training.log_to` as the trainer sees it.
+class _PassedOn(Logger):
+    """A logger of `qmtl.training.log_to` as the trainer and its callbacks see it.
 
-    Callbacks such as Lightning's ``LearningRateMonitor`` use it. `log_to` closes it, after the last
-    metrics.
+    `log_to` writes its parameters, and closes it after the last metrics.
     """
 
     def __init__(self, inner: Any) -> None:
         super().__init__()
         self.inner = inner
 
-    @property
-    def name(self) -> str | None:
-        """The name of the inner logger."""
-        name: str | None = self.inner.name
-        return name
-
-    @property
-    def version(self) -> int | str | None:
-        """The version of the inner logger."""
-        version: int | str | None = self.inner.version
-        return version
-
-    @property
-    def save_dir(self) -> str | None:
-        """The folder of the inner logger."""
-        folder: str | None = self.inner.save_dir
-        return folder
+    name = property(lambda self: self.inner.name)
+    version = property(lambda self: self.inner.version)
+    save_dir = property(lambda self: self.inner.save_dir)
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
-        """Forward the metrics."""
         self.inner.log_metrics(metrics, step)
 
     def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        """Do nothing: `log_to` already has the parameters to write."""
+        pass
 
 
 def run_trainer(
@@ -183,6 +150,9 @@ def run_trainer(
     validate: bool = True,
 ) -> int:
     """Run Lightning's trainer; returns how many epochs the module has been trained in all."""
+    # If a model in training mode has modules in evaluation mode, these are the user's choice.
+    if not module.model.training:
+        module.model.train()
     # Training draws random numbers but must not change the caller's generators, also of GPUs.
     gpus = 0 if module.settings.accelerator == "cpu" else torch.cuda.device_count()
     with quiet_libraries(), torch.random.fork_rng(devices=range(gpus)):
@@ -247,8 +217,7 @@ def quiet_libraries() -> Iterator[None]:
     """Silence Lightning's notes on devices and workers, which do not concern qmtl's users."""
     names = ("pytorch_lightning", "lightning.pytorch", "lightning_fabric")
     with silenced(*names), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module="pytorch_lightning")
-        warnings.filterwarnings("ignore", module="lightning_fabric")
+        warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric")
         # A warning about Nash-MTL's problem in TorchJD's form; the solution is right.
         not_dpp = ".*parameterized problem that is not DPP"
         warnings.filterwarnings("ignore", message=not_dpp, module="torchjd")

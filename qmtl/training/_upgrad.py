@@ -1,9 +1,4 @@
-"""Projections onto the dual cone of a Jacobian's rows, many at once.
-
-UPGrad projects the gradient of each of m tasks: m quadratic programs in m variables. They share one
-matrix, and few of their constraints are active. So block principal pivoting solves them together in
-a few rounds of small dense systems; a general solver takes them one by one.
-"""
+"""Projections onto the dual cone of a Jacobian's rows, many at once, for UPGrad."""
 
 import math
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +12,8 @@ from torch import Tensor
 from torchjd.linalg import DualConeProjector, PSDMatrix
 
 Floats = NDArray[np.float64]
+# A Gramian with a smaller trace counts as zero; what is added to the diagonal of one with trace 1.
+NORM_EPS = REG_EPS = 1e-4
 # From this number of rows and of variables, several threads are faster than one.
 MANY = 64
 # The kernel's status of a row.
@@ -35,19 +32,16 @@ _compiled: Any = numba.njit(
 
 
 class PivotingProjector(DualConeProjector):
-    r"""Projects weights onto the dual cone of a Jacobian's rows; a TorchJD projector.
+    """Projects weights onto the dual cone of a Jacobian's rows; a TorchJD projector.
 
     For each ``u`` this is ``argmin v'Gv`` subject to ``v >= u``, for the Gramian ``G`` divided by
-    its trace and with `reg_eps` added to its diagonal, as in TorchJD's ``QuadprogProjector``, to
-    double precision.
-
-    Args:
-        norm_eps: Gramians with a smaller trace count as zero.
-        reg_eps: number added to the diagonal of the normalised Gramian.
+    its trace and with `REG_EPS` on its diagonal, as in TorchJD's ``QuadprogProjector``, to double
+    precision. UPGrad has m such programs in m variables, with one matrix and few active
+    constraints. So block principal pivoting solves them in a few rounds of small dense systems,
+    where a general solver takes them one by one.
 
     Raises:
-        ValueError: if `norm_eps` or `reg_eps` is negative; on a call, for a Gramian that is not
-            finite, or not positive definite after `reg_eps` is added.
+        ValueError: for a Gramian that is not finite, or not positive definite.
 
     Example:
         >>> from torchjd.aggregation import UPGrad
@@ -60,53 +54,29 @@ class PivotingProjector(DualConeProjector):
         Operations Research 21 (1994); Kim and Park, SIAM J. Sci. Comput. 33 (2011).
     """
 
-    def __init__(self, *, norm_eps: float = 1e-4, reg_eps: float = 1e-4) -> None:
-        for name, value in (("norm_eps", norm_eps), ("reg_eps", reg_eps)):
-            if not value >= 0:
-                raise ValueError(f"{name} must be at least 0, got {value}")
-        self.norm_eps, self.reg_eps = norm_eps, reg_eps
-
     def __call__(self, U: Tensor, G: PSDMatrix) -> Tensor:
         """Return the weights of the projections, in the shape of `U`, (..., m)."""
-        matrix = self._regular(G.detach()).cpu().double()
+        gramian = G.detach()
+        trace = gramian.diagonal().sum()
+        if not bool(gramian.isfinite().all() & trace.isfinite()):
+            raise ValueError("the Jacobian's Gramian has values that are not finite")
+        scaled = torch.zeros_like(gramian) if trace < NORM_EPS else gramian / trace
+        matrix = (scaled + REG_EPS * torch.eye(len(gramian)).to(gramian)).cpu().double()
         matrix = (matrix + matrix.T) / 2
         given = U.detach().cpu().double().reshape(-1, len(matrix))
         added = complementary(matrix.numpy(), (given @ matrix).numpy())
         return (given + torch.from_numpy(added)).to(G).reshape(U.shape)
 
-    def _regular(self, gramian: Tensor) -> Tensor:
-        trace = gramian.diagonal().sum()
-        if not bool(gramian.isfinite().all() & trace.isfinite()):
-            raise ValueError("the Jacobian's Gramian has values that are not finite")
-        scaled = torch.zeros_like(gramian) if trace < self.norm_eps else gramian / trace
-        return scaled + self.reg_eps * torch.eye(len(gramian)).to(gramian)
-
     def __repr__(self) -> str:
-        return f"PivotingProjector(norm_eps={self.norm_eps}, reg_eps={self.reg_eps})"
+        return "PivotingProjector()"
 
 
 def complementary(matrix: Floats, offsets: Floats, rounds: int | None = None) -> Floats:
     """Solve, for each row ``q``: ``z >= 0`` with ``y = Mz + q >= 0`` and ``z'y = 0``.
 
-    Args:
-        matrix: the matrix M, symmetric and positive definite, shape (m, m).
-        offsets: the rows q, shape (n, m).
-        rounds: number of rounds of pivoting, after which scipy's non-negative least squares solves
-            a row; None for far more than are ever needed.
-
-    Returns:
-        The rows z, shape (n, m). Some y may be negative by rounding errors.
-
-    Raises:
-        ValueError: if the matrix is not positive definite.
-
-    Example:
-        >>> complementary(np.array([[2.0, 1.0], [1.0, 2.0]]), np.array([[-2.0, 3.0]]))
-        array([[1., 0.]])
-
-    References:
-        Júdice and Pires, Computers and Operations Research 21 (1994), 587-596; Kim and Park, SIAM
-        J. Sci. Comput. 33 (2011), 3261-3281.
+    M is symmetric and positive definite, (m, m); the rows q and z are (n, m). Some y may be
+    negative by rounding errors. After many `rounds` of pivoting, far more than are ever needed,
+    scipy's non-negative least squares solves a row.
     """
     matrix, offsets = (np.ascontiguousarray(given, float) for given in (matrix, offsets))
     found = np.zeros_like(offsets)

@@ -7,12 +7,17 @@ from hypothesis import strategies as st
 
 from qmtl.tasks import labelled_rows, task_layout
 from qmtl.training import MultiTaskDataModule, TrainingSettings
-from qmtl.training._batches import BatchPlan, EpochBatches, SplitRows, plan_batches
+from qmtl.training._batches import BatchPlan, EpochBatches, SplitRows
 from tests.training.samples import disjoint_data, tiny_data, with_missing
 
 
 def _mixed(seed: int = 0, n: int = 23, size: int = 5) -> BatchPlan:
     return BatchPlan((torch.arange(n),), size, 1, 1.0, seed)
+
+
+def _tasks_apart(data, tasks_per_step: int, temperature: float = 1.0) -> BatchPlan:
+    options = {"tasks_per_step": tasks_per_step, "temperature": temperature, "batch_size": 4}
+    return MultiTaskDataModule(data, TrainingSettings(aggregator="upgrad", **options)).plan
 
 
 def _steps(batches) -> list[list[int]]:
@@ -56,8 +61,7 @@ def test_no_small_batch_ends_an_epoch(n, size, smallest):
 @pytest.mark.parametrize("tasks_per_step", [1, 3])
 def test_ranks_partition_single_task_steps_too(tasks_per_step):
     data = disjoint_data({"a": 5, "b": 9, "c": 13})
-    options = {"batch_size": 4, "seed": 0, "single_task": True, "tasks_per_step": tasks_per_step}
-    plan = plan_batches(data.train, data.tasks, **options)
+    plan = _tasks_apart(data, tasks_per_step)
     shares = [_steps(EpochBatches(plan, rank, 2)) for rank in range(2)]
     for whole, *parts in zip(plan.epoch(0), *shares, strict=True):
         assert sorted(r for part in parts for r in part) == sorted(whole.tolist())
@@ -147,20 +151,18 @@ def test_single_task_batches_run_on_into_the_next_shuffle():
 @pytest.mark.parametrize("temperature", [0.0, 5000.0, 1e300])
 def test_any_temperature_draws_as_many_tasks_as_asked_for(temperature):
     data = disjoint_data({"a": 4, "b": 9, "c": 13})
-    options = {"batch_size": 4, "seed": 0, "single_task": True, "temperature": temperature}
     for n in (1, 2, 3):
-        plan = plan_batches(data.train, data.tasks, tasks_per_step=n, **options)
+        plan = _tasks_apart(data, n, temperature)
         assert {len(step) for step in plan.epoch(0)} == {4 * n}
     if temperature:
-        one = plan_batches(data.train, data.tasks, **options)
+        one = _tasks_apart(data, 1, temperature)
         assert all(row >= 13 for step in one.epoch(0) for row in step)
 
 
 def test_single_task_batches_of_tasks_without_training_rows():
     data = disjoint_data({"a": 4, "b": 9, "c": 13})
     data.train.targets["b"].fill_(torch.nan)
-    options = {"batch_size": 4, "seed": 0, "single_task": True, "tasks_per_step": 3}
-    plan = plan_batches(data.train, data.tasks, temperature=0.0, **options)
+    plan = _tasks_apart(data, 3, temperature=0.0)
     assert {len(step) for step in plan.epoch(0)} == {8}
 
 

@@ -98,14 +98,6 @@ def test_a_jacobian_of_zeros():
     assert torch.equal(make_aggregator("upgrad", 3)(torch.zeros(3, 4)), torch.zeros(4))
 
 
-def test_options_are_those_of_quadprog():
-    rows = jacobian("opposed", 8)
-    units, options = torch.eye(8, dtype=rows.dtype), {"norm_eps": 1e-3, "reg_eps": 1e-2}
-    got = PivotingProjector(**options)(units, rows @ rows.T)
-    assert worst(got, QuadprogProjector(**options)(units, rows @ rows.T)) < 1e-10
-    assert "reg_eps=0.01" in repr(PivotingProjector(**options))
-
-
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_gramian_that_is_not_finite(value):
     gramian = torch.eye(3)
@@ -119,9 +111,3 @@ def test_a_matrix_that_is_not_positive_definite(diagonal):
     matrix = np.diag(diagonal) + np.array([[0.0, -1.0], [-1.0, 0.0]])
     with pytest.raises(ValueError, match="positive definite"):
         complementary(matrix, np.array([[-1.0, -1.0]]))
-
-
-@pytest.mark.parametrize("option", ["norm_eps", "reg_eps"])
-def test_negative_options(option):
-    with pytest.raises(ValueError, match=rf"{option} must be at least 0, got -1"):
-        PivotingProjector(**{option: -1})
