@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from qmtl.circuit import (
     GATE_WIRES,
     Angle,
     Gate,
+    GateSequence,
     HeadCircuit,
     PauliStrings,
     Probabilities,
@@ -24,6 +26,8 @@ from qmtl.circuit import (
 )
 from qmtl.tasks import Task
 
+# Number of circuits that are kept, so that simulators find their plans.
+CACHED_CIRCUITS = 32
 # Operations that do not affect measurements.
 IDLE = frozenset({"Identity", "GlobalPhase", "Barrier", "WireCut", "Snapshot"})
 GATES = frozenset(GATE_WIRES) | IDLE
@@ -80,34 +84,12 @@ def decomposed(
 
 
 @dataclass(frozen=True)
-class _Gates:
-    """A tape's gates as the encoding of a head circuit."""
-
-    given: tuple[Gate, ...]
-    features: int
-    weights: int
-
-    def gates(self, n_wires: int) -> list[Gate]:
-        return list(self.given)
-
-    def n_features(self, n_wires: int) -> int:
-        return self.features
-
-    def n_weights(self, n_wires: int) -> int:
-        return self.weights
-
-
-@dataclass(frozen=True)
 class _ToZ:
-    """Gates that rotate an observable to the Z basis, as a task block.
-
-    Attributes:
-        given: gates on positions within the register.
-        offsets: wires of the register, counted from its first one. They are part of the comparison
-            of blocks, so that registers with gaps are not taken for shifted copies.
-    """
+    """Gates that rotate an observable to the Z basis, as a task block."""
 
     given: tuple[Gate, ...]
+    # Wires of the register, counted from its first one: blocks are compared, and registers with
+    # gaps must not be taken for shifted copies.
     offsets: tuple[int, ...]
 
     def gates(self, n_wires: int, read: Sequence[int]) -> list[Gate]:
@@ -141,11 +123,7 @@ class Read:
 class TapeGates:
     """A tape's gates, together with its parameters.
 
-    Attributes:
-        gates: gates on wire indices; angles are features if their parameters are broadcast, else
-            weights.
-        features: parameters with a batch dimension.
-        weights: the other parameters.
+    Angles are features if their parameters have a batch dimension, else weights.
     """
 
     gates: tuple[Gate, ...]
@@ -179,14 +157,12 @@ class TapeCircuit(HeadCircuit):
     """
 
     def __init__(
-        self, n_wires: int, gates: Sequence[Gate], reads: Sequence[Read], *, apart: bool = False
+        self, n_wires: int, gates: Sequence[Gate], reads: Sequence[Read], apart: bool
     ) -> None:
-        angles = [gate.angle for gate in gates if gate.angle is not None]
-        n_features = sum(bool(angle.features) for angle in angles)
-        self.encoding = _Gates(tuple(gates), n_features, len(angles) - n_features)
+        self.encoding = GateSequence.of(n_wires, gates)
         wires = [wire for read in reads for wire in read.wires]
         self.layout = "shared" if apart and len(set(wires)) < len(wires) else "partitioned"
-        self.n_wires, self.n_features = n_wires, n_features
+        self.n_wires, self.n_features = n_wires, self.encoding.n_features(n_wires)
         self.encoding_gates = self._encoding_gates()
         self.registers, self._ansatz = {}, {}
         for i, read in enumerate(reads):
@@ -197,6 +173,9 @@ class TapeCircuit(HeadCircuit):
             offsets = tuple((wire - read.wires[0]) % n_wires for wire in read.wires)
             self._ansatz[name] = _ToZ(read.to_z, offsets)
         self.tasks = tuple(register.task for register in self.registers.values())
+
+
+tape_circuit = lru_cache(CACHED_CIRCUITS)(TapeCircuit)
 
 
 def _real(number: Any) -> Any:
