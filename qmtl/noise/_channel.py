@@ -1,9 +1,4 @@
-"""Noise in the Pauli basis: channels, and coherent errors of gates.
-
-A channel is stored by its action in the Heisenberg picture: it multiplies each Pauli string by a
-number, and damping turns part of Z into I. That covers any Pauli noise, amplitude and phase
-damping, thermal relaxation, and read-out errors.
-"""
+"""Noise in the Pauli basis: channels, and coherent errors of gates."""
 
 import math
 from collections.abc import Mapping
@@ -21,6 +16,9 @@ LETTERS = "IXYZ"
 @dataclass(frozen=True)
 class Channel:
     """A noise channel on one or two wires, by its action on Pauli strings (Heisenberg picture).
+
+    It multiplies each Pauli string by a number, and damping turns part of Z into I. That covers any
+    Pauli noise, amplitude and phase damping, thermal relaxation, and read-out errors.
 
     Args:
         factors: the factor of each Pauli string, in the order II, IX, IY, IZ, XI, ... (first wire
