@@ -292,7 +292,7 @@ def tiled(noise: DeviceNoise, tile: int, n_wires: int) -> DeviceNoise:
         return {w: values[w % tile] for w in range(n_wires) if w % tile in values}
 
     def of_gates(values: Mapping[Any, T]) -> dict[Any, T]:
-        found = {}
+        found: dict[Any, T] = {}
         for key, value in values.items():
             keys = [key] if isinstance(key, str) else [(key[0], on) for on in places(key[1])]
             found |= dict.fromkeys(keys, value)
@@ -319,9 +319,6 @@ def noise_of_backend(name: str, n_wires: int, *, relaxation: bool = True) -> Dev
         n_wires: number of wires of the circuit.
         relaxation: whether wires relax; if not, gates depolarise by their reported error.
 
-    Raises:
-        InvalidInputError: for an unknown name.
-        MissingDependencyError: if qiskit-ibm-runtime is not installed.
     """
     known = fake_backends(
         f"the noise of backend {name!r} needs qiskit-ibm-runtime (noise may also be a file, or "

@@ -46,9 +46,6 @@ class Relaxation:
         t2: dephasing time, in seconds; at most 2·t1.
         excited: probability of the state 1 in equilibrium.
 
-    Raises:
-        InvalidInputError: for impossible times or an impossible probability.
-
     Example:
         >>> Relaxation(100e-6, 100e-6).during(0.0).is_identity
         True
@@ -85,9 +82,6 @@ class Timing:
             default, Qiskit's `ALAPScheduleAnalysis`); or ``"asap"``, every gate as soon as
             possible, each wire read right after its last gate (Qiskit's `ASAPScheduleAnalysis` for
             measurements without a barrier).
-
-    Raises:
-        InvalidInputError: for a negative duration or an unknown order.
 
     Example:
         >>> timing = Timing({"CZ": 84e-9}, others=Relaxation(100e-6, 80e-6))

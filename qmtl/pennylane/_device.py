@@ -85,7 +85,6 @@ class LightConeDevice(Device):
             the machine's memory.
 
     Raises:
-        InvalidInputError: for an invalid seed or memory.
         DeviceError: on execution, for a measurement whose light cone is too wide, an observable
             that is not Hermitian, or an unsupported gate or measurement.
 
@@ -359,10 +358,6 @@ class NoisyDevice(LightConeDevice):
     Args:
         noise: a `qmtl.noise.DeviceNoise`: noise of gates, waiting wires, and read-out.
         wires, shots, seed, max_memory: as for `LightConeDevice`.
-
-    Raises:
-        InvalidInputError: for noise of another type, or an invalid seed or memory.
-        DeviceError: see `LightConeDevice`.
 
     Example:
         >>> import pennylane as qml

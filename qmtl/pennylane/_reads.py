@@ -29,14 +29,11 @@ TO_Z = {"X": (("Hadamard", None),), "Y": (("RZ", -np.pi / 2), ("Hadamard", None)
 
 @dataclass(frozen=True)
 class Result:
-    """A measurement's value as a function of the outputs that are read.
+    """A measurement's value as a function of the outputs that are read."""
 
-    Attributes:
-        columns: indices of the outputs that the measurement needs.
-        value: function from these columns, shape (batch, columns), to the measurement's value.
-    """
-
+    # Indices of the outputs that the measurement needs.
     columns: list[int]
+    # From these columns, shape (batch, columns), to the measurement's value.
     value: Callable[[Tensor], Tensor]
 
 
@@ -188,17 +185,13 @@ Support = Callable[[Iterable[Any]], frozenset[Any]]
 
 @dataclass(frozen=True, eq=False)
 class Draw:
-    """A set of wires that are sampled together.
+    """A set of wires that are sampled together."""
 
-    Attributes:
-        basis: for each wire, the first one the most significant bit, a description of the gates
-            that rotate it to the Z basis.
-        gates: these gates.
-        support: the wires that the samples depend on.
-    """
-
+    # For each wire, the first one the most significant bit, the gates that rotate it to Z in words.
     basis: dict[Any, Any]
+    # These gates.
     gates: list[Any]
+    # The wires that the samples depend on.
     support: frozenset[Any] = frozenset()
 
     @property
@@ -236,9 +229,6 @@ class Sampling:
     Samples and counts of wires whose light cones meet are drawn together if their bases agree;
     others are independent. Means, variances and probabilities use existing samples or draw their
     own. The mean of a sum is the sum of its terms' means, each from all shots.
-
-    Raises:
-        DeviceError: if more than 20 wires must be drawn together.
     """
 
     def __init__(self, tape: QuantumScript, support: Support) -> None:

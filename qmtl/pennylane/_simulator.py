@@ -148,9 +148,7 @@ def task_qnode(
         dimension.
 
     Raises:
-        InvalidInputError: for a device that PennyLane does not know or that has too few wires, an
-            option or method that it does not support, an unknown task, no task, or several tasks of
-            the shared layout. The QNode raises it for a wrong number of angles.
+        InvalidInputError: for a device, option, method or task that does not fit.
 
     Example:
         >>> from qmtl import HeadCircuit, Task
@@ -204,7 +202,7 @@ def _node(
 ) -> Any:
     """Return a torch QNode that can also be differentiated for batches of angles.
 
-    `best` lists the methods that support batches and that "best" may choose.
+    `best` are the methods with batches that "best" may choose.
     """
     # PennyLane sets shots on circuits, no longer on devices.
     others = {name: value for name, value in options.items() if name != "shots"}

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -34,12 +34,7 @@ GATES = frozenset(GATE_WIRES) | IDLE
 
 
 def _decomposition(op: Any) -> list[Any]:
-    """Decompose a gate with PennyLane, directly or by its matrix.
-
-    Raises:
-        DeviceError: for a channel.
-        _BatchOfMatricesError: for a batch of matrices that PennyLane can only decompose one by one.
-    """
+    """Decompose a gate with PennyLane, directly or by its matrix."""
     if isinstance(op, qml.operation.Channel):
         raise DeviceError(
             f"{op.name} is a channel: qml.device('qmtl.noisy', noise=qmtl.noise.DeviceNoise(...)) "
@@ -54,33 +49,29 @@ def _decomposition(op: Any) -> list[Any]:
 
 
 class _BatchOfMatricesError(Exception):
-    pass
+    """PennyLane can only decompose the matrices one by one."""
 
 
 @qml.transform
 def decomposed(
     tape: QuantumScript, device_wires: Any = None, name: str = "device"
 ) -> tuple[Sequence[QuantumScript], Callable[..., Any]]:
-    """Decompose a tape into gates that circuits know; a batch may need several tapes.
-
-    Raises:
-        DeviceError: for an operation without a decomposition.
-    """
-    options = {
-        "stopping_condition": lambda op: op.name in GATES,
-        "skip_initial_state_prep": False,
-        "decomposer": _decomposition,
-        "target_gates": set(GATES),
-        "device_wires": device_wires,
-        "name": name,
-    }
-    found: tuple[Sequence[QuantumScript], Callable[..., Any]]
+    """Decompose a tape into gates that circuits know; a batch may need several tapes."""
+    into_gates = partial(
+        decompose,
+        stopping_condition=lambda op: op.name in GATES,
+        skip_initial_state_prep=False,
+        decomposer=_decomposition,
+        target_gates=set(GATES),
+        device_wires=device_wires,
+        name=name,
+    )
     try:
-        found = decompose(tape, **options)
+        found: tuple[Sequence[QuantumScript], Callable[..., Any]] = into_gates(tape)
+        return found
     except _BatchOfMatricesError:
         tapes, joined = qml.transforms.broadcast_expand(tape)
-        found = [decompose(own, **options)[0][0] for own in tapes], joined
-    return found
+        return [into_gates(own)[0][0] for own in tapes], joined
 
 
 @dataclass(frozen=True)
@@ -101,16 +92,12 @@ class _ToZ:
 
 @dataclass(frozen=True)
 class Read:
-    """What is read of some wires: the mean of a product of Paulis, or all probabilities.
-
-    Attributes:
-        wires: indices of the device's wires.
-        to_z: gates on positions within `wires`, applied before the wires are read in the Z basis.
-        is_word: whether to read the mean of the product of all Zs (True) or the probabilities.
-    """
+    """What is read of some wires: the mean of a product of Paulis, or all probabilities."""
 
     wires: tuple[int, ...]
+    # Gates on positions within `wires`, applied before the wires are read in the Z basis.
     to_z: tuple[Gate, ...]
+    # Whether to read the mean of the product of all Zs, or the probabilities.
     is_word: bool
 
     @property
@@ -196,11 +183,7 @@ def precision(parameters: Iterable[Any]) -> torch.dtype:
 
 
 def stacked(numbers: Sequence[Any], dtype: torch.dtype, shape: tuple[int, ...] = ()) -> Tensor:
-    """Stack numbers as rows of one tensor, shape (numbers, *shape).
-
-    Raises:
-        DeviceError: for numbers that are not real.
-    """
+    """Stack real numbers as rows of one tensor, shape (numbers, *shape)."""
     if not numbers:
         return torch.zeros(0, *shape, dtype=dtype)
     if not any(isinstance(number, Tensor) for number in numbers):
