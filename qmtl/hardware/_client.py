@@ -141,13 +141,7 @@ class Client:
 
     @cached_property
     def service(self) -> Any:
-        """The open service.
-
-        Raises:
-            HardwareAccountError: for no account, a refused token, or an instance without access.
-            HardwareConnectionError: if the service cannot be reached.
-            MissingDependencyError: if the client is not installed.
-        """
+        """The open service; a `HardwareAccountError` if there is no account, or it is refused."""
         if self.given is not None and _stripped(self._account()) is None:
             return self.given
         try:
@@ -334,7 +328,7 @@ def _users_account() -> Mapping[str, Any]:
 
 
 def _stripped(account: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Strip white space around an account's values (a token may come from a file), or None."""
+    """Strip white space around an account's values; None if that changes nothing."""
     found = {key: v.strip() if isinstance(v, str) else v for key, v in account.items()}
     if found == account:
         return None

@@ -70,7 +70,7 @@ def predict_transpiled(
             its `qmtl.circuit.distribution_circuit`.
         head: the same circuit in Qiskit, with its weights bound (`to_qiskit`).
         transpiled: ``head.circuit`` in the device's gates (``rz``, ``sx``, ``x``, ``cz``, and a few
-            more), with symbolic features; qubit i is the device's qubit i.
+            more), with symbolic features, on the device's qubits.
         angles: encoding angles in radians, shape (batch, n_features).
         noise: noise of the device's qubits (`DeviceNoise.from_backend` of the whole backend),
             read-out errors included: the prediction is for raw counts.
@@ -123,9 +123,9 @@ def read_native(
     *,
     dt: float | None = None,
 ) -> NativeCircuit:
-    """Return a circuit in a device's gates, with measurements at its end, as plain data.
+    """Return a circuit with measurements at its end as plain data.
 
-    `features` are the index of each parameter's feature (None for a weight), and `registers` the
+    `features` has the index of each parameter's feature (None for a weight), and `registers` the
     classical bits that are read together.
     """
     steps: list[DeviceStep] = []

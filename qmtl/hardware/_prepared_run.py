@@ -89,18 +89,16 @@ class Estimate:
 
     Attributes:
         wires: number of qubits in use.
-        depth: layers of gates of the deepest transpiled circuit, without frame changes (``rz``) and
-            barriers.
-        two_qubit_depth: layers of two-qubit gates of the circuit with most of them.
-        two_qubit_gates: number of two-qubit gates of the circuit with most of them.
+        depth: layers of gates of the deepest transpiled circuit, without frame changes (``rz``).
+        two_qubit_depth: layers of two-qubit gates, for the circuit with most of them.
+        two_qubit_gates: number of two-qubit gates, for the circuit with most of them.
         swaps: number of swaps that routing added to the circuit with most of them; each costs up to
             three two-qubit gates.
         success: product of the fidelities of all gates and read-outs, for the circuit in which it
             is smallest; None without a calibration.
         task_success: the same product for each task, over the gates that its result depends on.
         circuits: number of distinct transpiled circuits, including those of read-out calibration.
-        executions: circuits times parameter sets times shots, and what twirling and the estimator's
-            mitigation add (`HardwareSettings.executions`).
+        executions: circuits times parameter sets times shots, see `HardwareSettings.executions`.
         jobs: number of jobs.
         qpu_seconds: estimated time on the device.
         payload_bytes: estimated size of the largest job's input.
@@ -167,10 +165,9 @@ class PreparedRun:
             measurements.
         values: for each circuit, its parameter values in the order of ``circuit.parameters``,
             (n_samples, n_parameters).
-        chunks: the chunks, one for each job.
+        chunks: the content of each job.
         decoding: how raw results are turned into outputs.
-        options: options of the primitive (`SamplerOptions` or `EstimatorOptions`), as data that
-            JSON can hold.
+        options: options of the primitive, as data that JSON can hold.
         estimate: the resources that the run needs.
         predicted: expected outputs of each task under the backend's calibration, (n_samples,
             n_outputs); empty if they were not requested or there is no calibration.

@@ -120,20 +120,23 @@ def compare(prepared: PreparedRun, decoded: Decoded) -> Comparison:
     predicted = dict(prepared.predicted or prepared.exact)
     if not predicted:
         raise InvalidInputError("the run was prepared without predictions (predict=False)")
+    from scipy.stats import norm
+
+    direct = prepared.primitive == "sampler" and prepared.decoding.mitigation == "none"
     errors, deviations, beyond = {}, {}, 0.0
     for task in prepared.decoding.tasks:
-        name = task.task
-        direct = prepared.primitive == "sampler" and prepared.decoding.mitigation == "none"
-        spread = _spread(predicted[name], task.is_probability)
-        if not direct:
-            spread = decoded.errors[name] * np.sqrt(decoded.shots)
+        name, shots, expected = task.task, decoded.shots, predicted[task.task]
+        error = decoded.errors[name]
+        if direct:
+            variance = expected * (1 - expected) if task.is_probability else 1 - expected**2
+            error = np.sqrt(np.clip(variance, 0, None) / shots)
         # A difference of a single shot does not count as a deviation.
-        one_shot = (1.0 if task.is_probability else 2.0) / decoded.shots
-        errors[name] = np.maximum(spread / np.sqrt(decoded.shots), one_shot)
-        deviations[name] = (decoded.values[name] - predicted[name]) / errors[name]
-        beyond += _expected_beyond(
-            predicted[name], errors[name], decoded.shots, task.is_probability, direct
-        )
+        errors[name] = np.maximum(error, (1.0 if task.is_probability else 2.0) / shots)
+        deviations[name] = (decoded.values[name] - expected) / errors[name]
+        if direct:
+            beyond += _expected_beyond(expected, errors[name], shots, task.is_probability)
+        else:
+            beyond += float(2 * norm.sf(MANY) * expected.size)
     return Comparison(
         measured=decoded.values,
         predicted=predicted,
@@ -145,19 +148,9 @@ def compare(prepared: PreparedRun, decoded: Decoded) -> Comparison:
     )
 
 
-def _spread(values: Values, is_probability: bool) -> Values:
-    """Return the standard deviation of a single shot."""
-    variance = values * (1 - values) if is_probability else 1 - values**2
-    return np.sqrt(np.clip(variance, 0, None))
+def _expected_beyond(values: Values, errors: Values, shots: int, is_probability: bool) -> float:
+    from scipy.stats import binom
 
-
-def _expected_beyond(
-    values: Values, errors: Values, shots: int, is_probability: bool, direct: bool
-) -> float:
-    from scipy.stats import binom, norm
-
-    if not direct:
-        return float(2 * norm.sf(MANY) * values.size)
     share = np.clip(values if is_probability else (1 + values) / 2, 0, 1)
     width = MANY * errors * (1.0 if is_probability else 0.5)
     above = binom.sf(np.floor(shots * (share + width) + 1e-9), shots, share)
@@ -172,9 +165,7 @@ class HardwareResult:
     Attributes:
         run: name of the run in the ledger.
         backend: name of the backend that ran it.
-        execution: ``"device"``; or simulated on this machine, as one ``"whole circuit"`` on the
-            qubits in use, or ``"task by task"``, in which case shots of different tasks are not
-            correlated.
+        execution: as for `PreparedRun`.
         primitive: ``"sampler"`` or ``"estimator"``.
         jobs: identifiers of its jobs.
         shots: number of shots of each sample.

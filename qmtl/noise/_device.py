@@ -92,15 +92,11 @@ class DeviceNoise:
         would need. `predict_transpiled` in `qmtl.hardware` makes no such approximations.
 
         Args:
-            backend: a Qiskit backend (a fake one, too), or a `Target`.
+            backend: a Qiskit backend (a fake one, too) without a noise model of Aer, or a `Target`.
             wires: the qubit of each wire; None for wire i on qubit i. `tiled` repeats the noise
                 over more wires than the device has.
             relaxation: whether wires relax, during gates and while they wait.
             order: order of the schedule (see `Timing`); None for no noise while waiting.
-
-        Raises:
-            InvalidInputError: if it is not a backend, has a noise model of Aer, or lacks one of the
-                qubits.
 
         Example:
             >>> from qiskit.providers.fake_provider import GenericBackendV2

@@ -66,15 +66,15 @@ def _without_snapshots(tape: QuantumScript) -> tuple[Sequence[QuantumScript], Ca
 @simulator_tracking
 @single_tape_support
 class LightConeDevice(Device):
-    """A PennyLane device whose cost is that of the measurements' light cones.
+    """A PennyLane device whose cost is that of the measurements' backward light cones.
 
-    A measurement depends only on the gates of its backward light cone. The device supports
-    expectation values and variances of any observable on few wires and of sums of these, and
-    probabilities, samples and counts of at most 20 wires. Without shots, values and gradients are
-    exact. PennyLane decomposes gates that head circuits do not know; parameters may be broadcast.
-    With ``diff_method="best"``, gradients are vector-Jacobian products by qmtl's engines, in all
-    interfaces; torch differentiates to any order. With shots, the samples and counts of one
-    execution belong together, and each term of a sum is sampled separately, with all shots.
+    It supports expectation values and variances of any observable on few wires and of sums of
+    these, and probabilities, samples and counts of at most 20 wires. Without shots, values and
+    gradients are exact. PennyLane decomposes gates that head circuits do not know; parameters may
+    be broadcast. With ``diff_method="best"``, gradients are vector-Jacobian products by qmtl's
+    engines, in all interfaces; torch differentiates to any order. With shots, the samples and
+    counts of one execution belong together, and each term of a sum is sampled separately, with all
+    shots.
 
     Args:
         wires: number or labels of the wires; None for all wires that a circuit uses.
