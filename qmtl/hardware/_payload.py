@@ -28,9 +28,9 @@ from qmtl.hardware._prepared_run import (
 )
 from qmtl.hardware._qiskit import (
     QiskitHeadCircuit,
-    chosen_tasks,
     fingerprint,
     measured_qubits,
+    measured_tasks,
     to_qiskit,
 )
 from qmtl.hardware._settings import HardwareSettings
@@ -60,7 +60,7 @@ class HeadRun:
 def head_run(model: nn.Module, inputs: Any, tasks: str | Sequence[str] | None = None) -> HeadRun:
     """Return what `prepare` measures of a model: circuit, weights, angles and scales."""
     head, features = _features(model, inputs)
-    chosen = chosen_tasks(head.circuit, tasks)
+    chosen = measured_tasks(head.circuit, tasks)
     with torch.no_grad():
         weights = {name: weights.detach() for name, weights in head.weights().items()}
         scales = dict(zip(head.circuit.registers, head.scales().tolist(), strict=True))

@@ -11,7 +11,7 @@ from qmtl.circuit import Angle, HeadCircuit
 from qmtl.errors import InvalidInputError
 from qmtl.hardware._qiskit import QiskitHeadCircuit
 from qmtl.noise import DeviceNoise, DeviceStep, Event, NativeCircuit
-from qmtl.simulators import native_values
+from qmtl.simulators import check_angles, native_values
 
 if TYPE_CHECKING:
     from qiskit import QuantumCircuit
@@ -96,10 +96,7 @@ def predict_transpiled(
         >>> predict_transpiled(circuit, head, native, torch.zeros(1, 2), noise)["a"]
         tensor([[0.8000]])
     """
-    if angles.ndim != 2 or angles.shape[1] != head.n_features:
-        raise InvalidInputError(
-            f"angles must have shape (batch, {head.n_features}), got {tuple(angles.shape)}"
-        )
+    check_angles(circuit, angles, None)
     return native_values(circuit, read_transpiled(head, transpiled, dt=dt), angles, noise)
 
 

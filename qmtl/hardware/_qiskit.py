@@ -11,8 +11,9 @@ import numpy as np
 from torch import Tensor
 
 from qmtl.circuit import Angle, HeadCircuit
-from qmtl.errors import InvalidInputError, missing_extra, unknown_name
+from qmtl.errors import InvalidInputError, missing_extra
 from qmtl.hardware._prepared_run import digest
+from qmtl.tasks import chosen_tasks
 
 if TYPE_CHECKING:
     from qiskit import ClassicalRegister, QuantumCircuit
@@ -100,7 +101,7 @@ def to_qiskit(
         from qiskit.circuit import ParameterVector
     except ImportError:
         raise missing_extra("Qiskit is not installed", "ibm") from None
-    chosen = chosen_tasks(circuit, tasks)
+    chosen = measured_tasks(circuit, tasks)
     if circuit.layout == "shared" and len(chosen) > 1:
         raise InvalidInputError(
             f"the shared layout has one circuit per task; name one of {list(chosen)}"
@@ -158,16 +159,11 @@ def to_qasm3(
     return str(qasm3.dumps(target.assign_parameters(plain))).rstrip("\n") + "\n"
 
 
-def chosen_tasks(circuit: HeadCircuit, tasks: str | Sequence[str] | None) -> tuple[str, ...]:
-    """Return the names of tasks, None for all; raise unless they are known and distinct."""
-    if isinstance(tasks, str):
-        tasks = (tasks,)
-    chosen = tuple(circuit.registers) if tasks is None else tuple(tasks)
-    for name in chosen:
-        if name not in circuit.registers:
-            raise unknown_name("task", name, circuit.registers)
-    if not chosen or len(set(chosen)) < len(chosen):
-        raise InvalidInputError(f"tasks must be distinct, at least one, got {list(chosen)}")
+def measured_tasks(circuit: HeadCircuit, tasks: str | Sequence[str] | None) -> tuple[str, ...]:
+    """Return the names of one task, of several, or for None of all; raise if they do not fit."""
+    chosen = chosen_tasks((tasks,) if isinstance(tasks, str) else tasks, circuit.registers)
+    if not chosen:
+        raise InvalidInputError("tasks must be at least one, got []")
     return chosen
 
 

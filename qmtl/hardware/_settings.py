@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 import numpy as np
 
@@ -15,9 +15,9 @@ Primitive = Literal["sampler", "estimator"]
 Mode = Literal["job", "batch", "session"]
 
 CHOICES: dict[str, tuple[object, ...]] = {
-    "primitive": ("sampler", "estimator"),
-    "mode": (None, "job", "batch", "session"),
-    "mitigation": ("none", "calibration", "circuits"),
+    "primitive": get_args(Primitive),
+    "mode": (None, *get_args(Mode)),
+    "mitigation": get_args(Mitigation),
     "resilience": (0, 1, 2),
     "decoupling": (None, "XX", "XpXm", "XY4"),
 }
@@ -96,7 +96,7 @@ class HardwareSettings:
             if not isinstance(value := getattr(self, name), bool):
                 raise InvalidInputError(f"{name} must be true or false, got {value!r}")
         if self.seed is not None:
-            check_integer("seed", self.seed, 0)
+            object.__setattr__(self, "seed", check_integer("seed", self.seed, 0))
         if self.primitive == "estimator" and self.mitigation != "none":
             raise InvalidInputError(
                 "mitigation applies to the sampler only; for the estimator, use resilience (1 "

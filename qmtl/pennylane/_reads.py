@@ -276,16 +276,16 @@ class Sampling:
         `likely` are the probabilities for each of `draws`, shape (batch, 2^wires).
         """
         shots = self._tape.shots
-        bits = {}
+        bits: dict[Draw, NDArray[np.int64]] = {}
         for draw, rows in zip(self.draws, likely, strict=True):
             found = [_bits(rng, row, shots.total_shots) for row in rows]
-            bits[id(draw)] = np.stack(found) if self._tape.batch_size is not None else found[0]
+            bits[draw] = np.stack(found) if self._tape.batch_size is not None else found[0]
 
         def value(term: Any, draw: Draw | None, part: tuple[int, int]) -> Any:
             if draw is None:
                 return 1.0
             wires = qml.wires.Wires(draw.wires)
-            return term.process_samples(bits[id(draw)], wires, shot_range=part)
+            return term.process_samples(bits[draw], wires, shot_range=part)
 
         def total(terms: list[tuple[float, Any, Draw | None]], part: tuple[int, int]) -> Any:
             if len(terms) == 1 and terms[0][0] == 1 and terms[0][2] is not None:
