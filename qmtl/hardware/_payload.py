@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from qmtl.circuit import HeadCircuit, Register
+from qmtl.data import as_samples
 from qmtl.errors import InvalidInputError
 from qmtl.hardware._backends import Backend
 from qmtl.hardware._local import twirled
@@ -74,25 +75,14 @@ def _features(model: Any, inputs: Any) -> tuple[QuantumHead, Tensor]:
             f"only quantum heads run on hardware, got a {type(head).__name__}; pass a QuantumHead, "
             f"or a model that has one{getattr(head, 'instead', '')}"
         )
-    features = _samples(inputs).to(head.encoding) if model is head else model.features(inputs)
+    if inputs is None:
+        raise InvalidInputError("inputs must be numbers, got NoneType that is not numeric")
+    features = as_samples(inputs).to(head.encoding) if model is head else model.features(inputs)
     if features.ndim != 2 or features.shape[1] != head.n_features:
         raise InvalidInputError(
             f"features must have shape (samples, {head.n_features}), got {tuple(features.shape)}"
         )
     return head, features
-
-
-def _samples(inputs: Any) -> Tensor:
-    try:
-        samples = torch.as_tensor(inputs)
-    except (TypeError, ValueError, RuntimeError):
-        raise InvalidInputError(
-            f"inputs must be numbers of shape (samples, features), got {type(inputs).__name__} "
-            f"that is not numeric or has rows of different lengths"
-        ) from None
-    if samples.is_complex():
-        raise InvalidInputError("inputs must be real, got complex numbers")
-    return samples
 
 
 def check_run(run: HeadRun, backend: Backend, settings: HardwareSettings) -> None:
