@@ -1,35 +1,24 @@
 """Head circuits on hardware: prepare, submit, wait, decode. Qiskit is imported only when needed."""
 
-from qmtl.hardware._backends import Backend as Backend
-from qmtl.hardware._backends import backend_names as backend_names
-from qmtl.hardware._backends import open_backend as open_backend
-from qmtl.hardware._client import BackendState as BackendState
-from qmtl.hardware._client import Client as Client
-from qmtl.hardware._client import JobState as JobState
-from qmtl.hardware._client import Patience as Patience
-from qmtl.hardware._decode import Decoded as Decoded
-from qmtl.hardware._decode import decode as decode
-from qmtl.hardware._ledger import Ledger as Ledger
-from qmtl.hardware._local import execute as execute
-from qmtl.hardware._predict import predict_transpiled as predict_transpiled
-from qmtl.hardware._prepare import prepare as prepare
-from qmtl.hardware._prepared_run import Estimate as Estimate
-from qmtl.hardware._prepared_run import PreparedRun as PreparedRun
-from qmtl.hardware._progress import Progress as Progress
-from qmtl.hardware._qiskit import QiskitHeadCircuit as QiskitHeadCircuit
-from qmtl.hardware._qiskit import to_qasm3 as to_qasm3
-from qmtl.hardware._qiskit import to_qiskit as to_qiskit
-from qmtl.hardware._result import Comparison as Comparison
-from qmtl.hardware._result import HardwareResult as HardwareResult
-from qmtl.hardware._result import compare as compare
-from qmtl.hardware._result import read_result as read_result
-from qmtl.hardware._result import write_result as write_result
-from qmtl.hardware._run import RunStatus as RunStatus
-from qmtl.hardware._run import cancel as cancel
-from qmtl.hardware._run import fetch as fetch
-from qmtl.hardware._run import run as run
-from qmtl.hardware._run import status as status
-from qmtl.hardware._run import wait as wait
-from qmtl.hardware._settings import HardwareSettings as HardwareSettings
-from qmtl.hardware._simulator import HardwareSimulator as HardwareSimulator
-from qmtl.hardware._submit import submit as submit
+from qmtl.hardware._backends import Backend, backend_names, open_backend
+from qmtl.hardware._client import BackendState, Client, JobState, Patience
+from qmtl.hardware._decode import Decoded, decode
+from qmtl.hardware._ledger import Ledger
+from qmtl.hardware._local import execute
+from qmtl.hardware._predict import predict_transpiled
+from qmtl.hardware._prepare import prepare
+from qmtl.hardware._prepared_run import Estimate, PreparedRun
+from qmtl.hardware._qiskit import QiskitHeadCircuit, to_qasm3, to_qiskit
+from qmtl.hardware._result import Comparison, HardwareResult, compare, read_result, write_result
+from qmtl.hardware._run import RunStatus, cancel, fetch, run, status, wait
+from qmtl.hardware._settings import HardwareSettings
+from qmtl.hardware._simulator import HardwareSimulator
+from qmtl.hardware._submit import Progress, submit
+
+__all__ = [
+    "Backend", "BackendState", "Client", "Comparison", "Decoded", "Estimate", "HardwareResult",
+    "HardwareSettings", "HardwareSimulator", "JobState", "Ledger", "Patience", "PreparedRun",
+    "Progress", "QiskitHeadCircuit", "RunStatus", "backend_names", "cancel", "compare", "decode",
+    "execute", "fetch", "open_backend", "predict_transpiled", "prepare", "read_result", "run",
+    "status", "submit", "to_qasm3", "to_qiskit", "wait", "write_result",
+]  # fmt: skip

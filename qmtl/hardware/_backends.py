@@ -5,9 +5,8 @@ from functools import cache, cached_property
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Literal
 
-from qmtl.errors import InvalidInputError, MissingDependencyError, unknown_name
-from qmtl.hardware._settings import INSTALL
-from qmtl.noise import DeviceNoise
+from qmtl.errors import InvalidInputError, unknown_name
+from qmtl.noise import DeviceNoise, fake_backends
 
 if TYPE_CHECKING:
     from qiskit.transpiler import Target
@@ -86,9 +85,8 @@ def open_backend(name: Any, *, service: Any = None) -> Backend:
         service: an open `QiskitRuntimeService`; None for the account's.
 
     Raises:
-        InvalidInputError: for an unknown name; the error suggests the nearest ones.
+        InvalidInputError: for an unknown name.
         HardwareError: if the service cannot be asked.
-        MissingDependencyError: if Qiskit's packages are not installed.
 
     Example:
         >>> open_backend("fake_fez").n_qubits, open_backend("aer").is_local
@@ -105,7 +103,7 @@ def open_backend(name: Any, *, service: Any = None) -> Backend:
         return Backend(str(name.name), kind, name)
     if name == IDEAL:
         return Backend(IDEAL, "ideal", None)
-    fakes = _fakes()
+    fakes = fake_backends()
     if name in fakes:
         return Backend(name, "fake", fakes[name]())
     if not name.startswith("ibm_"):
@@ -117,24 +115,11 @@ def open_backend(name: Any, *, service: Any = None) -> Backend:
 
 def backend_names() -> list[str]:
     """Return the names of the backends that need no account."""
-    return [IDEAL, *_fakes()]
+    return [IDEAL, *fake_backends()]
 
 
 @cache
 def _fake_calibration(name: str) -> str | None:
     """Return the calibration of the fake backend with this name; None if there is none."""
-    fakes = _fakes()
+    fakes = fake_backends()
     return Backend(name, "fake", fakes[name]()).calibration if name in fakes else None
-
-
-def _fakes() -> dict[str, Any]:
-    try:
-        from qiskit_ibm_runtime import fake_provider
-    except ImportError:
-        raise MissingDependencyError(f"qiskit-ibm-runtime is not installed; {INSTALL}") from None
-    found = {}
-    for value in vars(fake_provider).values():
-        name = getattr(value, "backend_name", None)
-        if isinstance(value, type) and isinstance(name, str):
-            found[name] = value
-    return dict(sorted(found.items()))

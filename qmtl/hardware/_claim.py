@@ -1,9 +1,4 @@
-"""Claims: one process at a time works on a chunk, and records each action before taking it.
-
-On the same machine, a claim holds as long as its process is alive: a slow upload does not expire,
-and no process waits for one that was killed. The claim of a process on another machine (a container
-on the same disk) expires after some time.
-"""
+"""Claims: one process at a time works on a chunk, and records each action before taking it."""
 
 import os
 import socket
@@ -19,30 +14,20 @@ from qmtl._io import process_start
 from qmtl.errors import LedgerError
 from qmtl.hardware._ledger import ChunkRecord, Ledger, note, now
 
-# Lifetime of a claim from another machine; longer than an upload with all the client's retries.
+# A claim holds as long as its process is alive. Of a process on another machine (a container on the
+# same disk) that is not known: its claim ends after the longest upload with all retries.
 HOLD = timedelta(hours=2)
 
 
 @dataclass(frozen=True)
 class Holder:
-    """The holder of a chunk: a thread of a process.
-
-    Attributes:
-        host: name of the machine.
-        pid: number of the process.
-        started: when the process started, in seconds since the machine did; distinguishes it from
-            a later process with the same number.
-        mark: the thread, and a random part.
-
-    Example:
-        >>> holder = Holder.of_this_thread()
-        >>> Holder.parse(str(holder)) == holder
-        True
-    """
+    """The holder of a chunk: a thread of a process."""
 
     host: str
     pid: int
+    # When the process started: a later one may have the same number.
     started: str
+    # The thread, and a random part.
     mark: str
 
     @classmethod
@@ -53,11 +38,7 @@ class Holder:
 
     @classmethod
     def parse(cls, text: str) -> "Holder":
-        """Return the holder that a text describes (the inverse of ``str``).
-
-        Raises:
-            LedgerError: if the text does not describe a holder.
-        """
+        """Return the holder that a text describes (the inverse of ``str``)."""
         try:
             host, pid, started, mark = text.rsplit(" ", 3)
             return cls(host, int(pid), started, mark)
@@ -73,17 +54,15 @@ class Holder:
         return self.host == socket.gethostname()
 
     def is_gone(self) -> bool:
-        """Return whether the holder has certainly ended; False for one on another machine.
-
-        A thread that asks for a chunk is not working on one. If it holds a chunk, an earlier call
-        was interrupted (Ctrl-C) before it could release it.
-        """
+        """Return whether the holder has certainly ended; False for one on another machine."""
         if not self.is_local:
             return False
         if str(process_start(self.pid)) != self.started:
             return True
         if self.pid != os.getpid():
             return False
+        # This thread asks for a chunk, so it works on none: if it holds one, an earlier call was
+        # interrupted (Ctrl-C) before it could release it.
         others = {t.native_id for t in threading.enumerate()} - {threading.get_native_id()}
         return self.mark.partition("-")[0] not in map(str, others)
 
@@ -127,14 +106,7 @@ def _take(ledger: Ledger, run: str, idx: int, holder: Holder) -> bool:
 
 @dataclass(frozen=True)
 class Claim:
-    """A chunk that this process holds. Every change fails if the hold was lost meanwhile.
-
-    Attributes:
-        ledger: the ledger with the chunk.
-        run: name of its run.
-        idx: index of the chunk in the run.
-        holder: the holder, as text.
-    """
+    """A chunk that this process holds. Every change fails if the hold was lost meanwhile."""
 
     ledger: Ledger
     run: str
@@ -148,27 +120,25 @@ class Claim:
 
     def intend(self) -> None:
         """Record that the chunk is about to be sent; from now on its jobs are looked up first."""
-        with self._change("about to be sent", state="sending", sent_at=now()):
-            pass
+        self._change("about to be sent", state="sending", sent_at=now())
 
     def note_job(self, job: str) -> None:
         """Record the job that carries the chunk."""
-        with self._change(f"job {job}", job=job) as connection:
+        with self._changing(f"job {job}", job=job) as connection:
             self._enter_job(connection, job, counts=True)
 
     def note_duplicate(self, job: str) -> None:
         """Record that a job is a duplicate."""
-        with self._change(f"job {job} is one too many and was cancelled") as connection:
+        with self._changing(f"job {job} is one too many and was cancelled") as connection:
             self._enter_job(connection, job, counts=False)
 
     def confirm(self) -> None:
         """Record that exactly one job carries the chunk."""
-        with self._change("one job carries it", state="sent", error=None):
-            pass
+        self._change("one job carries it", state="sent", error=None)
 
     def store(self, raw: bytes, job: str) -> None:
         """Store the result, once."""
-        with self._change("result stored", state="stored", error=None) as connection:
+        with self._changing("result stored", state="stored", error=None) as connection:
             connection.execute(
                 "INSERT OR IGNORE INTO results VALUES (?,?,?,?,?)",
                 (self.run, self.idx, job, raw, now()),
@@ -176,19 +146,20 @@ class Claim:
 
     def end(self, state: str, reason: str) -> None:
         """Record that there will be no result: ``"failed"`` or ``"cancelled"``."""
-        with self._change(f"{state}: {reason}", state=state, error=reason):
-            pass
+        self._change(f"{state}: {reason}", state=state, error=reason)
 
     def reopen(self) -> None:
         """Allow a failed or cancelled chunk to be sent again, under new tags."""
-        with self._change("to be sent anew", state="planned", job=None, error=None) as connection:
-            connection.execute(
-                "UPDATE chunks SET attempt = attempt + 1, sent_at = NULL WHERE run = ? AND idx = ?",
-                (self.run, self.idx),
-            )
+        attempt = self.record.attempt + 1
+        columns = {"job": None, "error": None, "attempt": attempt, "sent_at": None}
+        self._change("to be sent anew", state="planned", **columns)
+
+    def _change(self, event: str, **columns: object) -> None:
+        with self._changing(event, **columns):
+            pass
 
     @contextmanager
-    def _change(self, event: str, **columns: str | None) -> Iterator[sqlite3.Connection]:
+    def _changing(self, event: str, **columns: object) -> Iterator[sqlite3.Connection]:
         with self.ledger.transaction() as connection:
             assignments = "".join(f", {column} = ?" for column in columns)
             changed = connection.execute(

@@ -1,8 +1,4 @@
-"""The IBM Quantum service: IBM's own client, with its errors turned into one line each.
-
-The account is the client's own: the one in the environment (``QISKIT_IBM_TOKEN``,
-``QISKIT_IBM_INSTANCE``, ...), or else the one saved with `QiskitRuntimeService.save_account`.
-"""
+"""The IBM Quantum service: IBM's own client, with its errors turned into one line each."""
 
 import os
 import re
@@ -21,12 +17,11 @@ from qmtl.errors import (
     HardwareRefusedError,
     HardwareResultError,
     InvalidInputError,
-    MissingDependencyError,
+    missing_extra,
     unknown_name,
 )
 from qmtl.hardware._client_errors import SAVE, Secrets, account_secrets, ask, one_line
 from qmtl.hardware._prepared_run import PreparedRun
-from qmtl.hardware._settings import INSTALL
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -49,8 +44,7 @@ class JobState:
     """The state of a job according to the service.
 
     Attributes:
-        job: its identifier.
-        status: ``"queued"``, ``"running"``, ``"done"``, ``"failed"`` or ``"cancelled"``.
+        job, status: its identifier and status.
         reason: reason of a failure, else empty.
     """
 
@@ -69,8 +63,7 @@ class BackendState:
     """The state of a backend of the account.
 
     Attributes:
-        name: its name.
-        qubits: number of its qubits.
+        name, qubits: its name, and number of qubits.
         pending: number of jobs in its queue.
         status: ``"active"``, or why it is not.
     """
@@ -92,8 +85,7 @@ class Patience:
         longest_wait: longest wait between attempts or look-ups.
         settled: time after which a look-up certainly finds a job that was created.
         outage: longest outage of the service that waiting for results survives.
-        first_poll: time between the first polls of jobs that are waited for; it grows by half each
-            time.
+        first_poll: time until jobs are polled again; it grows by half each time.
         longest_poll: longest time between polls.
     """
 
@@ -106,13 +98,26 @@ class Patience:
     first_poll: float = 1.0
     longest_poll: float = 60.0
 
+    def retrying(self, *errors: type[Exception], **options: Any) -> Any:
+        """Return a `tenacity.Retrying` that tries again after these errors, with these waits."""
+        import tenacity
+
+        defaults: dict[str, Any] = {
+            "retry": tenacity.retry_if_exception_type(errors),
+            "stop": tenacity.stop_after_attempt(self.sends),
+            "wait": tenacity.wait_exponential(self.first_wait, self.longest_wait),
+            "reraise": True,
+        }
+        return tenacity.Retrying(**(defaults | options))
+
 
 @dataclass(frozen=True, eq=False)
 class Client:
     """A service and the patience with it. The account is opened when it is first needed.
 
     Args:
-        given: an open `QiskitRuntimeService`; None for the account's.
+        given: an open `QiskitRuntimeService`; None for the account in the environment
+            (``QISKIT_IBM_TOKEN``, ``QISKIT_IBM_INSTANCE``, ...) or else the saved one.
         patience: the times and numbers of attempts.
     """
 
@@ -123,11 +128,7 @@ class Client:
 
     @classmethod
     def of(cls, service: Any) -> Self:
-        """Return a client of a service, or for None of the account; a client stays unchanged.
-
-        Raises:
-            InvalidInputError: for anything else.
-        """
+        """Return a client of a service, or for None of the account; a client stays unchanged."""
         if isinstance(service, cls):
             return service
         if service is not None and not (hasattr(service, "backend") and hasattr(service, "jobs")):
@@ -140,20 +141,14 @@ class Client:
 
     @cached_property
     def service(self) -> Any:
-        """The open service.
-
-        Raises:
-            HardwareAccountError: for no account, a refused token, or an instance without access.
-            HardwareConnectionError: if the service cannot be reached.
-            MissingDependencyError: if the client is not installed.
-        """
+        """The open service; a `HardwareAccountError` if there is no account, or it is refused."""
         if self.given is not None and _stripped(self._account()) is None:
             return self.given
         try:
             from qiskit_ibm_runtime import QiskitRuntimeService
             from qiskit_ibm_runtime.exceptions import IBMNotAuthorizedError
         except ImportError:
-            raise MissingDependencyError(f"the IBM client is not installed; {INSTALL}") from None
+            raise missing_extra("the IBM client is not installed", "ibm") from None
 
         # A closure keeps the arguments, which may hold the token, out of a traceback's local
         # variables.
@@ -180,15 +175,10 @@ class Client:
         return account if isinstance(account, Mapping) else {}
 
     def _secrets(self) -> set[str]:
-        """Return the secrets of a service that was opened in code."""
         return account_secrets(self._account())
 
     def backend(self, name: str) -> Any:
-        """Return the Qiskit backend with this name.
-
-        Raises:
-            InvalidInputError: if the account has no backend with this name.
-        """
+        """Return the Qiskit backend with this name; raise `InvalidInputError` if there is none."""
         if name not in self._backends:
             try:
                 backend = self._ask(f"opening {name}", self.service.backend, name)
@@ -225,9 +215,7 @@ class Client:
     def open_mode(self, prepared: PreparedRun, session: str | None) -> Any:
         """Return the target of jobs: the backend, or a batch or session that takes several.
 
-        Args:
-            prepared: the run.
-            session: the batch or session that the run has used so far, to continue in it.
+        A run continues in the `session` that it has used so far.
         """
         from qiskit_ibm_runtime import Batch, Session
 
@@ -256,13 +244,9 @@ class Client:
         self._ask("closing the batch or session", mode.close)
 
     def send(self, prepared: PreparedRun, chunk: int, mode: Any, tags: list[str]) -> str:
-        """Send a chunk, once; returns the job's identifier. If it raises, the job may still exist.
+        """Send a chunk, once, in an `open_mode`, and return the job's identifier.
 
-        Args:
-            prepared: the run.
-            chunk: index of the chunk.
-            mode: result of `open_mode`.
-            tags: tags of the job.
+        If it raises, the job may still exist.
         """
         options = primitive_options(prepared.primitive, prepared.options)
         options.environment.job_tags = tags
@@ -302,11 +286,7 @@ class Client:
         return JobState(job, STATUSES[status], reason)
 
     def result(self, job: str) -> Any:
-        """Return the result of a job that is done, in the primitive's form.
-
-        Raises:
-            HardwareResultError: if the answer is not a result.
-        """
+        """Return the result of a job that is done; raise `HardwareResultError` if it is damaged."""
         try:
             result = self._ask(f"fetching job {job}", self._job(job).result)
         except HardwareError as error:
@@ -348,10 +328,7 @@ def _users_account() -> Mapping[str, Any]:
 
 
 def _stripped(account: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Strip white space around an account's values; return None if there is none.
-
-    A token read from a file may end with a line break, which the client would send.
-    """
+    """Strip white space around an account's values; None if that changes nothing."""
     found = {key: v.strip() if isinstance(v, str) else v for key, v in account.items()}
     if found == account:
         return None
@@ -362,14 +339,12 @@ def _stripped(account: Mapping[str, Any]) -> dict[str, Any] | None:
 
 @contextmanager
 def _posting_once(service: Any, instance: str) -> Iterator[None]:
-    """Keep the client from posting a job again by itself after an answer of 5xx.
-
-    The job may exist in spite of the answer, and would then exist twice. There is no public setting
-    for this. If a client is built differently, the second job is found by its tags and cancelled.
-    """
+    """Keep the client from posting a job again by itself after an answer of 5xx."""
     from requests.adapters import HTTPAdapter
     from urllib3.util.retry import Retry
 
+    # The job may exist in spite of the answer, and would then exist twice. There is no public
+    # setting for this. If a client is built differently, the second job is found and cancelled.
     try:
         session = service._get_api_client(instance)._session
         prefix, adapters = f"{session.base_url}/jobs", session.adapters
@@ -386,15 +361,7 @@ def _posting_once(service: Any, instance: str) -> Iterator[None]:
 
 
 def primitive_options(primitive: str, options: Mapping[str, Any]) -> Any:
-    """Return the client's `SamplerOptions` or `EstimatorOptions` with these values.
-
-    Raises:
-        InvalidInputError: for an unknown option.
-
-    Example:
-        >>> primitive_options("sampler", {"default_shots": 100}).default_shots
-        100
-    """
+    """Return the client's `SamplerOptions` or `EstimatorOptions` with these values."""
     from pydantic import ValidationError
     from qiskit_ibm_runtime.options_models import EstimatorOptions, SamplerOptions
 
@@ -408,14 +375,12 @@ def primitive_options(primitive: str, options: Mapping[str, Any]) -> Any:
 
 
 def _status(job: Any) -> Any:
-    """Return a job's status.
-
-    For a failed job, the client also asks for the result, to find the reason. If there is no
-    result, the first call raises an error, and the second returns the status.
-    """
+    """Return a job's status."""
     try:
         return job.status()
-    except Exception:  # of any type: what decoding a result that is missing happens to raise
+    except Exception:
+        # Of any type: for a failed job, the client also asks for the result, to find the reason. If
+        # there is none, the first call raises an error, and the second returns the status.
         return job.status()
 
 

@@ -1,8 +1,4 @@
-"""Errors, logs and warnings of the IBM client as one line that says what to do, without secrets.
-
-The client's own exceptions are not chained to qmtl's, because they carry requests whose headers
-hold the token.
-"""
+"""Errors, logs and warnings of the IBM client as one line that says what to do, without secrets."""
 
 import base64
 import html
@@ -46,18 +42,15 @@ SESSION_TOKEN = re.compile(r"(?i)\bbearer\s+[\w.~+/=-]{8,}|\beyJ[\w-]+\.[\w-]+\.
 
 
 def ask(doing: str, function: Callable[[], T], secrets: Secrets = tuple) -> T:
-    """Call the client; every error becomes a `HardwareError`.
+    """Call the client; every error that is not a `QmtlError` becomes a `HardwareError`.
 
     Secrets are removed from errors, and from logs and warnings of the client during the call.
 
     Args:
         doing: the action, for the message: ``"submitting chunk 2"``.
         function: the function to call.
-        secrets: a function that returns secrets to hide, in addition to those of the account. As a
-            function, it keeps them out of the local variables in a traceback.
-
-    Raises:
-        HardwareError: if the call raised an error other than a `QmtlError`.
+        secrets: returns secrets to hide, in addition to those of the environment and of saved
+            accounts. As a function, it keeps them out of the local variables in a traceback.
 
     Example:
         >>> ask("counting", lambda: 1 / 0)
@@ -77,13 +70,7 @@ def ask(doing: str, function: Callable[[], T], secrets: Secrets = tuple) -> T:
 
 
 def translated(error: BaseException, doing: str, secrets: Secrets = tuple) -> HardwareError:
-    """Return the `HardwareError` that corresponds to one of the client's.
-
-    Args:
-        error: the client's error.
-        doing: the action that failed.
-        secrets: as for `ask`.
-    """
+    """Return the `HardwareError` that corresponds to one of the client's; see `ask`."""
     chain = list(_chain(error))
     names = {kind.__name__ for part in chain for kind in type(part).__mro__}
     status = _status(chain)
@@ -153,19 +140,11 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
 
 
 def _is_connection(chain: Iterable[BaseException]) -> bool:
-    from requests import exceptions
+    from requests import exceptions as ex
 
-    kinds = (
-        exceptions.ConnectionError,
-        exceptions.Timeout,
-        exceptions.ChunkedEncodingError,
-        ConnectionError,
-        TimeoutError,
-    )
+    kinds = (ex.ConnectionError, ex.Timeout, ex.ChunkedEncodingError, ConnectionError, TimeoutError)
     # requests also reports repeated 5xx answers of a server as a connection error.
-    return any(
-        isinstance(part, kinds) and not isinstance(part, exceptions.RetryError) for part in chain
-    )
+    return any(isinstance(p, kinds) and not isinstance(p, ex.RetryError) for p in chain)
 
 
 def _status(chain: Iterable[BaseException]) -> int | None:
@@ -191,11 +170,6 @@ def redacted(text: str, secrets: Secrets = tuple) -> str:
 
     A secret is found in any form (escaped, quoted, percent-encoded, in base64), in upper or lower
     case, and in part.
-
-    Args:
-        text: text of an error, a warning or a log message.
-        secrets: returns secrets to hide, in addition to those of the environment and of saved
-            accounts.
 
     Example:
         >>> redacted("no such key: 'my%2Fkey%0A'", lambda: ["my/key\n"])
@@ -275,9 +249,8 @@ def _passwords(proxies: Mapping[str, Any]) -> set[str]:
     found = {str(proxies.get("password_ntlm") or "")}
     for url in (proxies.get("urls") or {}).values():
         with suppress(ValueError):
-            found |= (
-                {password, unquote(password)} if (password := urlsplit(url).password) else set()
-            )
+            password = urlsplit(url).password or ""
+            found |= {password, unquote(password)}
     return found
 
 

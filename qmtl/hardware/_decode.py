@@ -1,10 +1,4 @@
-"""decode: turn the raw results of jobs into values, probabilities and logits with standard errors.
-
-Raw results are arrays that are stored once and decoded as often as needed. Every output is linear
-in the probabilities of the bit strings of some wires. Correction of read-out errors keeps it
-linear: it multiplies the output's row by the inverse of the wires' confusion matrices. An output is
-then a mean over shots, and its standard error follows from their spread.
-"""
+"""decode: turn raw results of jobs into values, probabilities and logits with standard errors."""
 
 import io
 import json
@@ -20,6 +14,7 @@ from qmtl.hardware._prepared_run import (
     Chunk,
     Observable,
     PreparedRun,
+    Pub,
     TaskReading,
     Values,
     calibration_register,
@@ -30,30 +25,18 @@ from qmtl.simulators import PROBABILITY_FLOOR
 
 @dataclass(frozen=True)
 class PubData:
-    """The raw results of one PUB (a circuit with its parameter values, in Qiskit's terms).
+    """The raw results of one PUB (a circuit with its parameter values, in Qiskit's terms)."""
 
-    Attributes:
-        arrays: for the sampler, the packed bits of each classical register in the form of Qiskit's
-            `BitArray`, uint8 (samples, shots, bytes), big-endian; for the estimator, ``"evs"`` and
-            ``"stds"``, float64 (samples, observables).
-        bits: for the sampler, the size of each classical register; empty for the estimator.
-    """
-
+    # For the sampler, each classical register's packed bits as in Qiskit's `BitArray`, uint8
+    # (samples, shots, bytes), big-endian; for the estimator, "evs" and "stds", float64 (samples,
+    # observables).
     arrays: dict[str, NDArray[Any]]
+    # For the sampler, the size of each classical register.
     bits: dict[str, int] = field(default_factory=dict)
 
 
 def raw_from_result(prepared: PreparedRun, chunk: int, result: Any) -> tuple[PubData, ...]:
-    """Return the arrays of a primitive's result; raise if they do not match the request.
-
-    Args:
-        prepared: the run.
-        chunk: index of the chunk with this result.
-        result: a `PrimitiveResult`, or any sequence of PUB results.
-
-    Raises:
-        InvalidInputError: if PUBs, registers, samples or shots are missing.
-    """
+    """Return the arrays of a `PrimitiveResult`; raise if they do not match the request."""
     pubs = prepared.chunks[chunk].pubs
     results = list(result)
     if len(results) != len(pubs):
@@ -61,38 +44,31 @@ def raw_from_result(prepared: PreparedRun, chunk: int, result: Any) -> tuple[Pub
             f"the result of chunk {chunk} must have {len(pubs)} PUBs, got {len(results)}"
         )
     read = _sampler_arrays if prepared.primitive == "sampler" else _estimator_arrays
-    found = []
-    for pub, data in zip(pubs, results, strict=True):
-        n_samples = pub.samples[1] - pub.samples[0]
-        found.append(read(prepared, pub.circuit, n_samples, pub.shots, data.data))
-    return tuple(found)
+    return tuple(read(prepared, pub, one.data) for pub, one in zip(pubs, results, strict=True))
 
 
-def _sampler_arrays(
-    prepared: PreparedRun, circuit: int, n_samples: int, shots: int, data: Any
-) -> PubData:
+def _sampler_arrays(prepared: PreparedRun, pub: Pub, data: Any) -> PubData:
     arrays, bits = {}, {}
-    for register in prepared.circuits[circuit].cregs:
+    for register in prepared.circuits[pub.circuit].cregs:
         found = getattr(data, register.name, None)
         if found is None:
             raise InvalidInputError(f"the result lacks the register {register.name!r}")
         array = np.asarray(found.array, np.uint8)
         # A circuit without parameters has no axis for samples.
         array = array.reshape(-1, *array.shape[-2:])
-        if len(array) != n_samples or array.shape[1] < shots or found.num_bits != register.size:
+        n_samples, shots = array.shape[:2]
+        if n_samples != pub.n_samples or shots < pub.shots or found.num_bits != register.size:
             raise InvalidInputError(
-                f"the result's register {register.name!r} must have {n_samples} samples of "
-                f"{shots} shots of {register.size} bits, got {len(array)} of {array.shape[1]} of "
+                f"the result's register {register.name!r} must have {pub.n_samples} samples of "
+                f"{pub.shots} shots of {register.size} bits, got {n_samples} of {shots} of "
                 f"{found.num_bits}"
             )
         arrays[register.name], bits[register.name] = array, int(found.num_bits)
     return PubData(arrays, bits)
 
 
-def _estimator_arrays(
-    prepared: PreparedRun, circuit: int, n_samples: int, shots: int, data: Any
-) -> PubData:
-    shape = (n_samples, len(prepared.decoding.strings[circuit]))
+def _estimator_arrays(prepared: PreparedRun, pub: Pub, data: Any) -> PubData:
+    shape = (pub.n_samples, len(prepared.decoding.strings[pub.circuit]))
     arrays = {}
     for name in ("evs", "stds"):
         array = np.asarray(getattr(data, name, ()), np.float64)
@@ -120,16 +96,7 @@ def raw_to_bytes(raw: Sequence[PubData]) -> bytes:
 
 
 def raw_from_bytes(content: bytes) -> tuple[PubData, ...]:
-    """Unpack the raw results that `raw_to_bytes` wrote.
-
-    Raises:
-        InvalidInputError: if the bytes are damaged.
-
-    Example:
-        >>> raw = (PubData({"a": np.zeros((1, 4, 1), np.uint8)}, {"a": 2}),)
-        >>> raw_from_bytes(raw_to_bytes(raw))[0].bits
-        {'a': 2}
-    """
+    """Unpack the raw results that `raw_to_bytes` wrote; raise `InvalidInputError` for others."""
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as file:
             described = json.loads(file["description"].tobytes())
@@ -157,7 +124,7 @@ class Decoded:
         errors: their standard errors. If all shots agree, the change that one different shot would
             make; NaN for a single shot.
         shared_errors: the part of `errors` that all samples of a job share, that of their read-out
-            calibration circuits; 0 without such circuits.
+            calibration circuits.
         logits: the head's logits for these values.
         logit_errors: standard errors of the logits, to first order. For a probability measured as
             0, the change of its logarithm by one standard error.
@@ -176,6 +143,11 @@ def decode(
     prepared: PreparedRun, raw: Sequence[Sequence[PubData]] | Mapping[int, Sequence[PubData]]
 ) -> Decoded:
     """Compute the outputs of a run from its raw results; a pure function.
+
+    Every output is linear in the probabilities of the bit strings of some wires. Correction of
+    read-out errors keeps it linear: it multiplies the output's row by the inverse of the wires'
+    confusion matrices. An output is then a mean over shots, and its standard error follows from
+    their spread.
 
     Args:
         prepared: the run.
@@ -201,17 +173,20 @@ def decode(
             f"the run has {len(prepared.chunks)} chunks, got results of {sorted(unknown)}"
         )
     n = prepared.decoding.n_samples
-    values = {t.task: np.full((n, t.n_outputs), np.nan) for t in prepared.decoding.tasks}
-    errors, shared = ({task: array.copy() for task, array in values.items()} for _ in range(2))
+    tasks = prepared.decoding.tasks
+    results = tuple({t.task: np.full((n, t.n_outputs), np.nan) for t in tasks} for _ in range(3))
     for index, pubs in given.items():
-        _decode_chunk(prepared, prepared.chunks[index], pubs, (values, errors, shared))
-    logits, logit_errors = {}, {}
-    for task in prepared.decoding.tasks:
-        logits[task.task], logit_errors[task.task] = _logits(
-            task, values[task.task], errors[task.task]
-        )
-    shots = prepared.chunks[0].pubs[0].shots
-    return Decoded(values, errors, shared, logits, logit_errors, shots)
+        _decode_chunk(prepared, prepared.chunks[index], pubs, results)
+    values, errors, shared = results
+    logits = {t.task: _logits(t, values[t.task], errors[t.task]) for t in tasks}
+    return Decoded(
+        values=values,
+        errors=errors,
+        shared_errors=shared,
+        logits={task: own for task, (own, _) in logits.items()},
+        logit_errors={task: own for task, (_, own) in logits.items()},
+        shots=prepared.chunks[0].pubs[0].shots,
+    )
 
 
 def exact_logits(prepared: PreparedRun) -> dict[str, Values]:
@@ -243,10 +218,10 @@ def _decode_chunk(
             found = _sampled(task, own, confusion)
         else:
             found = _estimated(task, own, prepared.decoding.strings[task.circuit])
-        if found[0].shape[0] != at.stop - at.start:
+        if len(found[0]) != at.stop - at.start:
             raise InvalidInputError(
                 f"chunk {chunk.index} must have {at.stop - at.start} samples of task "
-                f"{task.task!r}, got {found[0].shape[0]}"
+                f"{task.task!r}, got {len(found[0])}"
             )
         for result, own_found in zip(results, found, strict=True):
             result[task.task][at] = own_found
@@ -342,6 +317,8 @@ def _through(rows: Values, matrices: Sequence[Values]) -> Values:
 
 
 def _estimated(task: TaskReading, data: PubData, strings: Sequence[tuple[int, ...]]) -> Found:
+    from scipy.linalg import hadamard
+
     column = {string: i for i, string in enumerate(strings)}
     means, stds = data.arrays["evs"], data.arrays["stds"]
     values = np.empty((len(means), task.n_outputs))
@@ -355,10 +332,7 @@ def _estimated(task: TaskReading, data: PubData, strings: Sequence[tuple[int, ..
             continue
         n_states = 1 << len(qubits)
         places = [column[string] for string in strings_of(qubits)]
-        # The sign of string m in state s.
-        signs = 1 - 2 * np.array(
-            [[(s & m).bit_count() % 2 for m in range(1, n_states)] for s in range(n_states)]
-        )
+        signs = hadamard(n_states)[:, 1:]  # of string m in state s
         likely = (1 + means[:, places] @ signs.T) / n_states
         likely = np.clip(likely, 0, None)
         likely /= likely.sum(axis=1, keepdims=True)
@@ -372,11 +346,9 @@ def _estimated(task: TaskReading, data: PubData, strings: Sequence[tuple[int, ..
 
 
 def _covariances(means: Values, stds: Values) -> Iterator[Values]:
-    """Yield each sample's covariances of all Z-strings of some wires, from the same shots.
-
-    The product of two strings is a string, so that its mean gives their correlation.
-    """
+    """Yield each sample's covariances of all Z-strings of some wires, from the same shots."""
     masks = np.arange(1, means.shape[1] + 1)
+    # The product of two strings is a string, so that its mean gives their correlation.
     products = masks[:, None] ^ masks
     for row, errors in zip(means, stds, strict=True):
         spread = np.sqrt(np.clip(1 - row**2, 0, None))

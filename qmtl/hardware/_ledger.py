@@ -1,21 +1,4 @@
-"""The ledger: a record of what was sent to which backend, and the results, in one SQLite file.
-
-It holds everything that is needed to return to a run: the prepared run, its jobs, and their raw
-results. Several processes may use it at once. It must be on a local disk: SQLite's write-ahead log
-does not work on network file systems.
-
-Schema (``PRAGMA user_version`` 1; times are UTC, in ISO 8601):
-
-* ``runs``: a row per run. ``run`` is its name, 12 hexadecimal digits, followed by ``-2`` and so on
-  if the same request is measured again; ``request`` is the SHA-256 of the request; ``hash`` is that
-  of the prepared run; ``prepared`` is the run itself, as written by `PreparedRun.to_bytes`;
-  ``session`` is the batch or session of its jobs; ``directory`` the run directory of its model.
-* ``chunks``: a row per job that a run needs. ``state`` is one of `STATES`; ``attempt`` counts
-  deliberate resubmissions; ``holder`` and ``held_until`` say who is working on it.
-* ``jobs``: every known job of a chunk, and whether its result counts.
-* ``results``: a chunk's raw result, written once.
-* ``events``: a log of what happened.
-"""
+"""The ledger: a record of what was sent to which backend, and the results, in one SQLite file."""
 
 import os
 import shlex
@@ -29,12 +12,19 @@ from pathlib import Path
 from qmtl.errors import InvalidInputError, LedgerError, near_paths, unknown_name
 from qmtl.hardware._prepared_run import PreparedRun
 
-# planned: never sent. sending: possibly sent; look it up before anything else. sent: one job
-# carries it. stored: its result is in the ledger. failed and cancelled: there will be no result.
-STATES = ("planned", "sending", "sent", "stored", "failed", "cancelled")
 VERSION = 1
 TIMEOUT = 60.0  # seconds to wait for other processes
 
+# Times are UTC, in ISO 8601.
+# runs: `run` is 12 hexadecimal digits, followed by -2 and so on if a request is measured again;
+#   `request` is the SHA-256 of the request, `hash` that of the prepared run; `session` is the batch
+#   or session of its jobs, `directory` the run directory of its model.
+# chunks: a row per job that a run needs. `attempt` counts deliberate resubmissions; `holder` and
+#   `held_until` say who is working on it. `state` is
+#     planned: never sent; sending: possibly sent, look it up before anything else;
+#     sent: one job carries it; stored: its result is in the ledger;
+#     failed, cancelled: there will be no result.
+# jobs: every known job of a chunk, and whether its result counts.
 SCHEMA = """
 CREATE TABLE runs (
     run TEXT PRIMARY KEY, request TEXT NOT NULL, hash TEXT NOT NULL, backend TEXT NOT NULL,
@@ -99,6 +89,11 @@ class ChunkRecord:
     error: str | None
 
     @property
+    def is_unsent(self) -> bool:
+        """Whether no job is known to carry the chunk."""
+        return self.state in ("planned", "sending")
+
+    @property
     def tags(self) -> list[str]:
         """The tags by which the service finds the chunk's jobs."""
         tags = [f"qmtl:{self.run}", f"qmtl:{self.hash}"]
@@ -121,13 +116,17 @@ def ledger_path() -> Path:
 
 
 class Ledger:
-    """The ledger in a file, which is created if it does not exist.
+    """A record of runs, their jobs and their results in a file, which is made if it is missing.
+
+    Several processes may use it at once. It must be on a local disk: SQLite's write-ahead log does
+    not work on network file systems.
 
     Args:
-        path: the file; ``~`` is the home folder; None for `ledger_path`.
+        path: the file; ``~`` is the home folder; None for the one that ``QMTL_LEDGER`` names, or
+            else ``qmtl/ledger.sqlite`` in the user's data folder.
 
     Raises:
-        LedgerError: if the file is not a ledger, or has a version that cannot be read.
+        LedgerError: if the file is not a ledger that this version reads.
 
     Example:
         >>> import tempfile
@@ -165,16 +164,12 @@ class Ledger:
 
     @classmethod
     def of(cls, ledger: "Ledger | str | Path | None") -> "Ledger":
-        """Return a ledger unchanged, the ledger in a file, or for None the one at `ledger_path`."""
+        """Return a ledger unchanged, or the ledger in a file; None is the user's."""
         return ledger if isinstance(ledger, Ledger) else cls(ledger)
 
     @classmethod
     def existing(cls, ledger: "Ledger | str | Path | None") -> "Ledger":
-        """Do the same as `of`, but raise if a file that is named does not exist.
-
-        Raises:
-            InvalidInputError: if it does not.
-        """
+        """Do the same as `of`; raise `InvalidInputError` if a named file does not exist."""
         if isinstance(ledger, str | Path) and not Path(ledger).expanduser().exists():
             raise InvalidInputError(f"there is no ledger {ledger}{near_paths(Path(ledger))}")
         return cls.of(ledger)
@@ -210,40 +205,39 @@ class Ledger:
             return connection.execute(query, values).fetchall()
 
     def add_run(self, prepared: PreparedRun, *, again: bool = False) -> RunRecord:
-        """Add a run, unless its request is there already: then that run is returned unchanged.
+        """Add a run, or return the run of the same request unless it is measured again.
 
-        Args:
-            prepared: the run; ``context["directory"]`` is the run directory of its model.
-            again: whether to add another run of the same request.
+        ``prepared.context["directory"]`` is the run directory of its model.
         """
         request = prepared.request or prepared.hash
-        shots = max(pub.shots for chunk in prepared.chunks for pub in chunk.pubs)
-        content = prepared.to_bytes()
         directory = prepared.context.get("directory")
+        row = {
+            "request": request,
+            "hash": prepared.hash,
+            "backend": prepared.backend,
+            "primitive": prepared.primitive,
+            "mode": prepared.mode,
+            "samples": prepared.decoding.n_samples,
+            "shots": prepared.chunks[0].pubs[0].shots,
+            "execution": prepared.execution,
+            "prepared": prepared.to_bytes(),
+            "directory": directory and str(Path(directory).resolve()),
+            "created": now(),
+        }
         with self.transaction() as connection:
-            names = [
-                row["run"]
-                for row in connection.execute(
-                    "SELECT run FROM runs WHERE request = ? ORDER BY rowid", (request,)
-                )
-            ]
+            query = "SELECT run FROM runs WHERE request = ? ORDER BY rowid"
+            names = [name for (name,) in connection.execute(query, (request,))]
             if names and not again:
-                return _run(connection, names[-1])
-            name = request[:12] if not names else f"{request[:12]}-{len(names) + 1}"
-            connection.execute(
-                "INSERT INTO runs VALUES (?,?,?,?,?,?,?,?,?,?,NULL,?,?)",
-                (
-                    *(name, request, prepared.hash, prepared.backend, prepared.primitive),
-                    *(prepared.mode, prepared.decoding.n_samples, shots, prepared.execution),
-                    *(content, directory and str(Path(directory).resolve()), now()),
-                ),
-            )
+                return self.run(names[-1])
+            row["run"] = name = f"{request[:12]}-{len(names) + 1}" if names else request[:12]
+            marks = ", ".join(f":{column}" for column in row)
+            connection.execute(f"INSERT INTO runs ({', '.join(row)}) VALUES ({marks})", row)
             connection.executemany(
                 "INSERT INTO chunks (run, idx, hash) VALUES (?,?,?)",
                 [(name, chunk.index, chunk.hash) for chunk in prepared.chunks],
             )
             note(connection, name, None, f"entered for {prepared.backend}")
-            return _run(connection, name)
+        return self.run(name)
 
     def runs(self) -> list[RunRecord]:
         """Return all runs, oldest first."""
@@ -258,16 +252,13 @@ class Ledger:
         """
         if not isinstance(name, str):
             raise InvalidInputError(f"run must be a run's name, got {name!r}")
-        exact = self._rows(f"SELECT {_columns(RunRecord)} FROM runs WHERE run = ?", name)
-        if exact:
-            return RunRecord(**exact[0])
-        runs = self.runs()
-        found = [run for run in runs if run.run.startswith(name)]
-        if name and len(found) == 1:
-            return found[0]
+        runs = {run.run: run for run in self.runs()}
+        found = [run for run in runs if run.startswith(name)]
+        if name in runs or (name and len(found) == 1):
+            return runs[name if name in runs else found[0]]
         if not runs:
             raise InvalidInputError(f"unknown run {name!r}: the ledger {self.path} has none")
-        raise unknown_name("run", name, [run.run for run in found or runs])
+        raise unknown_name("run", name, found or runs)
 
     def knows(self, name: str) -> bool:
         """Return whether a run's name starts with this text."""
@@ -334,17 +325,15 @@ def note(connection: sqlite3.Connection, run: str, idx: int | None, event: str) 
 
 
 def _write_ahead(connection: sqlite3.Connection) -> None:
-    """Turn on the write-ahead log, which the file remembers.
-
-    Only a process without competitors can turn it on, and SQLite's timeout does not apply to that.
-    If several processes create a ledger at once, all but one have to try again.
-    """
+    """Turn on the write-ahead log, which the file remembers."""
     from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random
 
     def is_busy(error: BaseException) -> bool:
         code = getattr(error, "sqlite_errorcode", 0)
         return code & 0xFF == sqlite3.SQLITE_BUSY
 
+    # Only a process without competitors can do it, and SQLite's timeout does not apply to that: if
+    # several processes create a ledger at once, all but one have to try again.
     retrying = Retrying(
         retry=retry_if_exception(is_busy),
         stop=stop_after_delay(TIMEOUT),
@@ -356,10 +345,3 @@ def _write_ahead(connection: sqlite3.Connection) -> None:
 
 def _columns(record: type) -> str:
     return ", ".join(field.name for field in fields(record))
-
-
-def _run(connection: sqlite3.Connection, name: str) -> RunRecord:
-    row = connection.execute(
-        f"SELECT {_columns(RunRecord)} FROM runs WHERE run = ?", (name,)
-    ).fetchone()
-    return RunRecord(**row)

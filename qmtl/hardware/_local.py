@@ -1,10 +1,4 @@
-"""Execution of prepared runs on this machine: on fake backends, and without noise on Aer.
-
-A fake backend executes the same transpiled circuit as its device, with the schedule and calibration
-of the device: the probabilities of all outcomes are computed exactly, and shots are drawn from
-them. If the whole circuit is too large, the shots of each task are drawn from a separate circuit
-that contains everything the task's result can depend on.
-"""
+"""Execution of prepared runs on this machine: on fake backends, and without noise on Aer."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -63,6 +57,11 @@ def _fits_whole(circuit: "QuantumCircuit", backend: Backend) -> bool:
 def execute(prepared: PreparedRun, chunk: int, *, backend: Any = None) -> tuple[PubData, ...]:
     """Execute one chunk of a run here, and return its raw results.
 
+    A fake backend executes the same transpiled circuit as its device, with the schedule and
+    calibration of the device: the probabilities of all outcomes are computed exactly, and shots are
+    drawn from them. If the whole circuit is too large, the shots of each task are drawn from a
+    separate circuit that contains everything the task's result can depend on.
+
     Args:
         prepared: a run for a fake backend, for a Qiskit backend of your own, or for ``"aer"``.
         chunk: index of the chunk.
@@ -72,12 +71,14 @@ def execute(prepared: PreparedRun, chunk: int, *, backend: Any = None) -> tuple[
         CircuitTooLargeError: if the circuit that one task depends on is too large.
         InvalidInputError: for a run or a mitigation that needs a real device.
     """
+    from qiskit.primitives import BitArray
+
     backend = _backend_of(prepared, backend)
     random = np.random.default_rng(_seed(prepared, chunk))
     found = []
     for pub in prepared.chunks[chunk].pubs:
         circuit = prepared.circuits[pub.circuit]
-        values = prepared.values[pub.circuit][pub.samples[0] : pub.samples[1]]
+        values = prepared.values[pub.circuit][slice(*pub.samples)]
         readings = [task for task in prepared.decoding.tasks if task.circuit == pub.circuit]
         noise = backend.noise
         if prepared.primitive == "estimator":
@@ -91,7 +92,11 @@ def execute(prepared: PreparedRun, chunk: int, *, backend: Any = None) -> tuple[
             registers = _noisy_bits(circuit, values, pub.shots, backend, noise, whole, random)
         if prepared.primitive == "sampler":
             sizes = {register.name: register.size for register in circuit.cregs}
-            found.append(PubData({n: _packed(bits) for n, bits in registers.items()}, sizes))
+            packed = {
+                name: BitArray.from_bool_array(bits.astype(bool), order="little").array
+                for name, bits in registers.items()
+            }
+            found.append(PubData(packed, sizes))
         else:
             found.append(_expectations(prepared, pub.circuit, registers, readings, backend))
     return tuple(found)
@@ -161,9 +166,6 @@ def _distributions(
     """Return the probability of each outcome of some registers, (samples, 2^bits).
 
     A register's first bit is the most significant one of an outcome.
-
-    Raises:
-        CircuitTooLargeError: if the contraction needs too long a vector.
     """
     head, native = _native(circuit, registers, backend)
     size = native_size(head, native, noise)
@@ -187,10 +189,7 @@ def _distributions(
 
 @dataclass(frozen=True)
 class _AllStrings:
-    """A readout of all products of Z, which together determine each outcome's probability.
-
-    Output number m has a Z on every wire i whose bit (of value 2^i) is set in m.
-    """
+    """A readout of all products of Z, number m on the wires i whose bit 2^i is set in m."""
 
     min_wires: int
     is_probability: bool = False
@@ -206,17 +205,16 @@ class _AllStrings:
         return [tuple(i for i in range(n_wires) if m >> i & 1) for m in range(1 << n_wires)]
 
     def matrix(self, n_wires: int) -> list[list[float]]:
-        states = range(1 << n_wires)
-        return [[1.0 - 2.0 * ((m & s).bit_count() % 2) for s in states] for m in states]
+        from scipy.linalg import hadamard
+
+        matrix: list[list[float]] = hadamard(1 << n_wires, float).tolist()
+        return matrix
 
 
 def _native(
     circuit: "QuantumCircuit", registers: Mapping[str, Sequence[Any]], backend: Backend
 ) -> tuple[HeadCircuit, NativeCircuit]:
-    """Return the circuit as the device runs it; `registers` are bits that are read together.
-
-    Its features are the circuit's parameters, in the same order.
-    """
+    """Return the circuit as the device runs it; `registers` are bits that are read together."""
     assert backend.target is not None
     timed = scheduled(circuit, backend.target)
     features = {parameter: i for i, parameter in enumerate(circuit.parameters)}
@@ -298,14 +296,6 @@ def _aer_bits(
     texts = [[text.replace(" ", "") for text in result.get_memory(i)] for i in range(len(bound))]
     array = np.array(texts, dtype=f"S{n}").view(np.uint8).reshape(len(bound), shots, n)
     return array[..., ::-1] - ord("0")  # Qiskit prints bit 0 last
-
-
-def _packed(bits: Bits) -> NDArray[np.uint8]:
-    """Pack bits as Qiskit's `BitArray` does: big-endian bytes, with bit 0 the least significant."""
-    n_bytes = -(-bits.shape[-1] // 8)
-    padded = np.zeros((*bits.shape[:-1], 8 * n_bytes), np.uint8)
-    padded[..., 8 * n_bytes - bits.shape[-1] :] = bits[..., ::-1]
-    return np.packbits(padded, axis=-1)
 
 
 def _measured(circuit: "QuantumCircuit", readings: Sequence[TaskReading]) -> "QuantumCircuit":

@@ -1,7 +1,4 @@
-"""What a run measures and sends: a trained head's circuit and numbers, divided into chunks.
-
-A chunk is the content of one job: all circuits, for as many samples as the service's limits allow.
-"""
+"""What a run measures and sends: a trained head's circuit and numbers, divided into chunks."""
 
 import hashlib
 import io
@@ -15,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from qmtl.circuit import HeadCircuit, Register
-from qmtl.errors import InvalidInputError, unknown_name
+from qmtl.data import as_samples
+from qmtl.errors import InvalidInputError
 from qmtl.hardware._backends import Backend
 from qmtl.hardware._local import twirled
 from qmtl.hardware._prepared_run import (
@@ -29,7 +27,13 @@ from qmtl.hardware._prepared_run import (
     chunk_hash,
     strings_of,
 )
-from qmtl.hardware._qiskit import QiskitHeadCircuit, fingerprint, measured_qubits, to_qiskit
+from qmtl.hardware._qiskit import (
+    QiskitHeadCircuit,
+    fingerprint,
+    measured_qubits,
+    measured_tasks,
+    to_qiskit,
+)
 from qmtl.hardware._settings import HardwareSettings
 from qmtl.heads import QuantumHead
 
@@ -42,43 +46,26 @@ NOT_MEASURED = ("predict", "cache", "max_qpu_seconds", "max_shots")
 
 @dataclass(frozen=True, eq=False)
 class HeadRun:
-    """A head circuit to measure, with its weights, angles and scales.
-
-    Attributes:
-        circuit: the head circuit.
-        weights: a dictionary from ``"encoding"`` and task names to flat vectors in gate order.
-        angles: encoding angles in radians, (samples, n_features).
-        tasks: the tasks to measure.
-        scales: each task's factor between outputs and logits.
-    """
+    """A head circuit to measure, with its weights, angles and scales."""
 
     circuit: HeadCircuit
+    # From "encoding" and task names to flat vectors in gate order.
     weights: Mapping[str, Tensor]
+    # Encoding angles in radians, (samples, n_features).
     angles: Tensor
     tasks: tuple[str, ...]
+    # Each task's factor between outputs and logits.
     scales: Mapping[str, float]
 
 
 def head_run(model: nn.Module, inputs: Any, tasks: str | Sequence[str] | None = None) -> HeadRun:
     """Return what `prepare` measures of a model: circuit, weights, angles and scales."""
     head, features = _features(model, inputs)
-    if isinstance(tasks, str):
-        tasks = (tasks,)
-    chosen = tuple(head.circuit.registers) if tasks is None else tuple(tasks)
+    chosen = measured_tasks(head.circuit, tasks)
     with torch.no_grad():
-        return HeadRun(
-            head.circuit,
-            {name: weights.detach() for name, weights in head.weights().items()},
-            head.angles(features),
-            chosen,
-            head_scales(head),
-        )
-
-
-def head_scales(head: QuantumHead) -> dict[str, float]:
-    """Return each task's factor between outputs and logits."""
-    scales = head.scales()
-    return dict(zip(head.circuit.registers, scales.detach().tolist(), strict=True))
+        weights = {name: weights.detach() for name, weights in head.weights().items()}
+        scales = dict(zip(head.circuit.registers, head.scales().tolist(), strict=True))
+        return HeadRun(head.circuit, weights, head.angles(features), chosen, scales)
 
 
 def _features(model: Any, inputs: Any) -> tuple[QuantumHead, Tensor]:
@@ -88,25 +75,14 @@ def _features(model: Any, inputs: Any) -> tuple[QuantumHead, Tensor]:
             f"only quantum heads run on hardware, got a {type(head).__name__}; pass a QuantumHead, "
             f"or a model that has one{getattr(head, 'instead', '')}"
         )
-    features = _samples(inputs).to(head.encoding) if model is head else model.features(inputs)
+    if inputs is None:
+        raise InvalidInputError("inputs must be numbers, got NoneType that is not numeric")
+    features = as_samples(inputs).to(head.encoding) if model is head else model.features(inputs)
     if features.ndim != 2 or features.shape[1] != head.n_features:
         raise InvalidInputError(
             f"features must have shape (samples, {head.n_features}), got {tuple(features.shape)}"
         )
     return head, features
-
-
-def _samples(inputs: Any) -> Tensor:
-    try:
-        samples = torch.as_tensor(inputs)
-    except (TypeError, ValueError, RuntimeError):
-        raise InvalidInputError(
-            f"inputs must be numbers of shape (samples, features), got {type(inputs).__name__} "
-            f"that is not numeric or has rows of different lengths"
-        ) from None
-    if samples.is_complex():
-        raise InvalidInputError("inputs must be real, got complex numbers")
-    return samples
 
 
 def check_run(run: HeadRun, backend: Backend, settings: HardwareSettings) -> None:
@@ -115,16 +91,11 @@ def check_run(run: HeadRun, backend: Backend, settings: HardwareSettings) -> Non
         raise InvalidInputError("inputs must have at least one sample, got none")
     if not torch.isfinite(run.angles).all():
         raise InvalidInputError("inputs must be finite, some of their angles are not")
-    for name in run.tasks:
-        if name not in run.circuit.registers:
-            raise unknown_name("task", name, run.circuit.registers)
     most = backend.max_shots
     if most is not None and settings.shots > most:
         raise InvalidInputError(
             f"{backend.name} takes at most {most} shots of a sample, got shots={settings.shots}"
         )
-    if not run.tasks or len(set(run.tasks)) < len(run.tasks):
-        raise InvalidInputError(f"tasks must be distinct, at least one, got {list(run.tasks)}")
     if settings.layout is not None and backend.target is None:
         raise InvalidInputError(f"{backend.name} has no qubits to choose: give no layout")
     if settings.primitive == "estimator" and backend.is_local and settings.resilience > 1:
@@ -145,12 +116,11 @@ def head_circuits(run: HeadRun) -> list[QiskitHeadCircuit]:
 
 def read_wires(run: HeadRun, head: QiskitHeadCircuit) -> list[int]:
     """Return the wires whose read-out affects an output."""
-    registers = [run.circuit.register(task) for task in head.registers]
-    return [
-        register.wires[i]
-        for register in registers
-        for i in register.readout.read_wires(len(register.wires))
-    ]
+    found = []
+    for task in head.registers:
+        wires, readout = run.circuit.register(task).wires, run.circuit.register(task).readout
+        found += [wires[i] for i in readout.read_wires(len(wires))]
+    return found
 
 
 def request_hash(head: HeadRun, backend: str, settings: HardwareSettings) -> str:
@@ -158,14 +128,8 @@ def request_hash(head: HeadRun, backend: str, settings: HardwareSettings) -> str
 
     Unlike a prepared run's hash, it does not depend on a device's calibration: the same call on
     another day finds the same run. `backend` is its name, or its `Backend.identity`.
-
-    Raises:
-        InvalidInputError: for a task that the circuit does not have.
     """
     circuit = head.circuit
-    for task in head.tasks:
-        if task not in circuit.registers:
-            raise unknown_name("task", task, circuit.registers)
     described = [
         backend,
         list(head.tasks),
@@ -198,12 +162,7 @@ def make_payload(
 ) -> tuple[Circuits, tuple[Values, ...], Decoding]:
     """Return the circuits to send, their parameters' values, and how to read their results.
 
-    Args:
-        run: the run to measure.
-        heads: its circuits.
-        native: the same circuits, transpiled.
-        backend: the backend that runs them.
-        settings: settings, of which mitigation and primitive are used.
+    `native` are the circuits of `heads`, transpiled.
     """
     tasks = _readings(run, heads, native)
     angles = run.angles.detach().cpu().double().numpy()
@@ -243,19 +202,17 @@ def _readings(
         qubits = measured_qubits(circuit)
         for task, name in head.registers.items():
             register = run.circuit.register(task)
-            readout = register.readout
-            found.append(
-                TaskReading(
-                    task=task,
-                    circuit=i,
-                    register=name,
-                    qubits=qubits[name],
-                    observables=_observables(register),
-                    n_outputs=readout.n_outputs,
-                    is_probability=readout.is_probability,
-                    scale=run.scales[task],
-                )
+            reading = TaskReading(
+                task=task,
+                circuit=i,
+                register=name,
+                qubits=qubits[name],
+                observables=_observables(register),
+                n_outputs=register.readout.n_outputs,
+                is_probability=register.readout.is_probability,
+                scale=run.scales[task],
             )
+            found.append(reading)
     return tuple(found)
 
 
@@ -274,11 +231,7 @@ def _observables(register: Register) -> tuple[Observable, ...]:
 
 
 def _strings(tasks: Iterable[TaskReading]) -> tuple[tuple[int, ...], ...]:
-    """Return the Z-strings, as device qubits, that the estimator measures for one circuit.
-
-    An output that is one Z-string needs only that string; probabilities need all strings of their
-    wires.
-    """
+    """Return the Z-strings, as device qubits, that the estimator measures for one circuit."""
     found: dict[tuple[int, ...], None] = {}
     for task in tasks:
         for observable in task.observables:
@@ -298,10 +251,7 @@ def _strings(tasks: Iterable[TaskReading]) -> tuple[tuple[int, ...], ...]:
 def _calibration_circuits(
     tasks: Sequence[TaskReading], n_qubits: int, backend: Backend
 ) -> list["QuantumCircuit"]:
-    """Return circuits that prepare all 0 and all 1 on the measured qubits, and measure them.
-
-    Every qubit is measured into its own classical register.
-    """
+    """Return circuits that prepare all 0 and all 1; each qubit has its own classical register."""
     from qiskit import ClassicalRegister, QuantumCircuit, QuantumRegister
 
     qubits = sorted({qubit for task in tasks for qubit in task.qubits})
@@ -350,19 +300,16 @@ def make_chunks(
 ) -> tuple[tuple[Chunk, ...], int]:
     """Return the chunks of a run, and the estimated bytes of the largest job's input.
 
-    Args:
-        backend: name of the backend.
-        circuits, values, decoding: results of `make_payload`.
-        settings: settings, of which shots and limits are used.
-        options: options of the primitive.
-
-    Raises:
-        InvalidInputError: if a single sample exceeds the limits.
+    A chunk has all circuits, for as many samples as the limits on a job allow.
     """
+    from qiskit import qpy
+
     # Every chunk contains the circuits of read-out calibration once.
     extra = decoding.calibration_circuits or ()
     measured = [i for i in range(len(circuits)) if i not in extra]
-    size = _circuit_bytes(circuits)
+    buffer = io.BytesIO()
+    qpy.dump(list(circuits), buffer)
+    size = len(buffer.getvalue())
     sample = sum(BYTES_PER_VALUE * values[i].shape[1] for i in measured)
     outcome = sum(-(-r.size // 8) for i in measured for r in circuits[i].cregs) * settings.shots
     fixed = settings.executions(0)
@@ -386,15 +333,7 @@ def make_chunks(
         pubs = tuple(
             Pub(i, (0, 1) if i in extra else rows, settings.shots) for i in range(len(circuits))
         )
-        executions = settings.executions(sum(pub.samples[1] - pub.samples[0] for pub in pubs))
+        executions = settings.executions(sum(pub.n_samples for pub in pubs))
         digest = chunk_hash(backend, pubs, prints, values, content)
         chunks.append(Chunk(index, pubs, executions, digest))
     return tuple(chunks), size + step * sample
-
-
-def _circuit_bytes(circuits: Circuits) -> int:
-    from qiskit import qpy
-
-    buffer = io.BytesIO()
-    qpy.dump(list(circuits), buffer)
-    return len(buffer.getvalue())

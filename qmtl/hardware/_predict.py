@@ -1,6 +1,6 @@
-"""Predictions of a run's results, without noise and under a device's noise."""
+"""Transpiled circuits as plain data, and their outputs under a device's noise."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 from math import pi, prod
 from typing import TYPE_CHECKING, Any
@@ -8,16 +8,13 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from qmtl.circuit import Angle, HeadCircuit
-from qmtl.errors import CircuitTooLargeError, InvalidInputError
-from qmtl.hardware._prepared_run import Values
+from qmtl.errors import InvalidInputError
 from qmtl.hardware._qiskit import QiskitHeadCircuit
-from qmtl.hardware._transpile import scheduled
 from qmtl.noise import DeviceNoise, DeviceStep, Event, NativeCircuit
-from qmtl.simulators import LightConeSimulator, native_values
+from qmtl.simulators import check_angles, native_values
 
 if TYPE_CHECKING:
     from qiskit import QuantumCircuit
-    from qiskit.transpiler import Target
 
 Wires = tuple[int, ...]
 # A sum of constants, each times the product of the features with these indices.
@@ -29,6 +26,29 @@ MOST_FACTORS = 8
 ROUNDING = 1e-12
 Z_TURNS = {1: "S", 2: "Z", 3: "Sdg"}
 SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9, "ps": 1e-12}
+ROTATIONS = {"rx": "RX", "ry": "RY", "rz": "RZ", "p": "RZ", "rzz": "IsingZZ"}
+TURNS = {"t": pi / 4, "tdg": -pi / 4}  # about Z
+# Elementary gates of a native gate, and the positions of their wires among its wires.
+FIXED: dict[str, list[tuple[str, Wires]]] = {
+    "id": [],
+    "x": [("X", (0,))],
+    "y": [("Z", (0,)), ("X", (0,))],
+    "z": [("Z", (0,))],
+    "sx": [("SX", (0,))],
+    "sxdg": [("SXdg", (0,))],
+    "s": [("S", (0,))],
+    "sdg": [("Sdg", (0,))],
+    "h": [("Hadamard", (0,))],
+    "cz": [("CZ", (0, 1))],
+    "cx": [("CNOT", (0, 1))],
+    "swap": [("CNOT", (0, 1)), ("CNOT", (1, 0)), ("CNOT", (0, 1))],
+    # A quarter turn about ZX, then X: the second half of the echo comes after an X and has the
+    # other sign.
+    "ecr": [
+        ("Hadamard", (1,)), ("CZ", (0, 1)), ("S", (0,)), ("S", (1,)), ("Hadamard", (1,)),
+        ("X", (0,)),
+    ],
+}  # fmt: skip
 
 
 def predict_transpiled(
@@ -42,28 +62,26 @@ def predict_transpiled(
 ) -> dict[str, Tensor]:
     """Predict each task's exact outputs when a device with this noise runs a circuit.
 
-    Values are computed on the noisy cone of each task: time and memory are linear in the number of
-    tasks. Qubits relax during delays, by ``noise.timing``, and during gaps that its schedule leaves
-    between gates (there are none in a circuit that is padded with delays).
+    Time and memory are linear in the number of tasks. Qubits relax during delays, by
+    ``noise.timing``, and during gaps that its schedule leaves between gates.
 
     Args:
         circuit: the head circuit. For the joint distribution of the bits that each task reads, pass
             its `qmtl.circuit.distribution_circuit`.
         head: the same circuit in Qiskit, with its weights bound (`to_qiskit`).
         transpiled: ``head.circuit`` in the device's gates (``rz``, ``sx``, ``x``, ``cz``, and a few
-            more), with symbolic features; qubit i is the device's qubit i.
+            more), with symbolic features, on the device's qubits.
         angles: encoding angles in radians, shape (batch, n_features).
-        noise: noise of the device's qubits (`DeviceNoise.from_backend` of the whole backend).
-            Read-out errors are part of the prediction, which is for raw counts, not for mitigated
-            ones.
+        noise: noise of the device's qubits (`DeviceNoise.from_backend` of the whole backend),
+            read-out errors included: the prediction is for raw counts.
         dt: seconds of the backend's time step, if delays are given in such steps.
 
     Returns:
         Task name to its outputs, shape (batch, n_outputs), in the dtype of `angles`.
 
     Raises:
-        InvalidInputError: for unknown gates, unbound weights, angles that are not sums of products
-            of features, or angles of another shape.
+        InvalidInputError: for unknown gates, unbound weights, or angles that are not sums of
+            products of features.
         CircuitTooLargeError: if a task's cone is too large.
 
     Example:
@@ -78,10 +96,7 @@ def predict_transpiled(
         >>> predict_transpiled(circuit, head, native, torch.zeros(1, 2), noise)["a"]
         tensor([[0.8000]])
     """
-    if angles.ndim != 2 or angles.shape[1] != head.n_features:
-        raise InvalidInputError(
-            f"angles must have shape (batch, {head.n_features}), got {tuple(angles.shape)}"
-        )
+    check_angles(circuit, angles, None)
     return native_values(circuit, read_transpiled(head, transpiled, dt=dt), angles, noise)
 
 
@@ -105,13 +120,10 @@ def read_native(
     *,
     dt: float | None = None,
 ) -> NativeCircuit:
-    """Return a circuit in a device's gates as plain data.
+    """Return a circuit with measurements at its end as plain data.
 
-    Args:
-        circuit: a circuit with measurements at its end.
-        features: for each parameter, the index of its feature; None for a weight.
-        registers: name of each register to its classical bits, which are read together.
-        dt: seconds of the backend's time step.
+    `features` has the index of each parameter's feature (None for a weight), and `registers` the
+    classical bits that are read together.
     """
     steps: list[DeviceStep] = []
     bits: dict[Any, int] = {}
@@ -153,51 +165,16 @@ def _step(
         rotation = ROTATIONS[name]
         gates = [Event(wires, rotation, Angle(features, constant=c)) for features, c in terms]
         return DeviceStep(name, wires, tuple(gates))
+    if name in TURNS:
+        return DeviceStep(name, wires, (Event(wires, "RZ", Angle(constant=TURNS[name])),))
     if name in FIXED:
-        return DeviceStep(name, wires, tuple(FIXED[name](wires)))
-    known = sorted([*FIXED, *ROTATIONS, "barrier", "delay", "measure"])
+        gates = [Event(tuple(wires[i] for i in at), gate) for gate, at in FIXED[name]]
+        return DeviceStep(name, wires, tuple(gates))
+    known = sorted([*FIXED, *TURNS, *ROTATIONS, "barrier", "delay", "measure"])
     raise InvalidInputError(
         f"{name} is not among the native gates known here, {', '.join(known)}: transpile the "
         f"circuit to the device's gates first"
     )
-
-
-ROTATIONS = {"rx": "RX", "ry": "RY", "rz": "RZ", "p": "RZ", "rzz": "IsingZZ"}
-
-
-def _one(name: str) -> Callable[[Wires], list[Event]]:
-    return lambda wires: [Event(wires, name)]
-
-
-def _ecr(wires: Wires) -> list[Event]:
-    # A quarter turn about ZX, then X: the second half of the echo comes after an X and has the
-    # other sign.
-    quarter = [Event(wires, "CZ"), Event(wires[:1], "S"), Event(wires[1:], "S")]
-    flip = Event(wires[1:], "Hadamard")
-    return [flip, *quarter, flip, Event(wires[:1], "X")]
-
-
-def _turn(angle: float) -> Callable[[Wires], list[Event]]:
-    return lambda wires: [Event(wires, "RZ", Angle(constant=angle))]
-
-
-FIXED: dict[str, Callable[[Wires], list[Event]]] = {
-    "id": lambda wires: [],
-    "x": _one("X"),
-    "y": lambda wires: [Event(wires, "Z"), Event(wires, "X")],
-    "z": _one("Z"),
-    "t": _turn(pi / 4),
-    "tdg": _turn(-pi / 4),
-    "sx": _one("SX"),
-    "sxdg": _one("SXdg"),
-    "s": _one("S"),
-    "sdg": _one("Sdg"),
-    "h": _one("Hadamard"),
-    "cz": _one("CZ"),
-    "cx": _one("CNOT"),
-    "swap": lambda wires: [Event(on, "CNOT") for on in (wires, wires[::-1], wires)],
-    "ecr": _ecr,
-}
 
 
 def _frame(wires: Wires, terms: Terms) -> Iterator[Event]:
@@ -221,11 +198,9 @@ def _terms(value: Any, columns: Mapping[Any, int | None]) -> Terms:
 
 
 def _split(value: Any, columns: Mapping[Any, int | None]) -> Terms:
-    """Return the coefficients of an angle that is linear in each of its features.
-
-    They follow from the angle's values at features of 0 and 1 (inclusion and exclusion); its value
-    at another point shows whether it has other terms.
-    """
+    """Return the coefficients of an angle that is linear in each of its features."""
+    # They follow from the angle's values at features of 0 and 1 (inclusion and exclusion); its
+    # value at another point shows whether it has other terms.
     parameters = sorted(value.parameters, key=lambda p: str(p.name))
     if len(parameters) > MOST_FACTORS:
         raise InvalidInputError(f"an angle has at most {MOST_FACTORS} features, got {value}")
@@ -254,47 +229,3 @@ def _seconds(duration: Any, unit: str, dt: float | None) -> float:
     if dt is None:
         raise InvalidInputError("the circuit's delays are in time steps: pass dt=backend.dt")
     return float(duration) * dt
-
-
-def exact_values(
-    circuit: HeadCircuit, angles: Tensor, weights: Mapping[str, Tensor], tasks: Sequence[str]
-) -> tuple[dict[str, Values], list[str]]:
-    """Return outputs without noise, (samples, n_outputs) per task; or none, and the reason."""
-    wide = {name: value.detach().cpu().double() for name, value in weights.items()}
-    try:
-        values = LightConeSimulator().expectation_values(
-            circuit, angles.detach().cpu().double(), wide, tasks
-        )
-    except CircuitTooLargeError as error:
-        return {}, [f"Exact values are not known: {error}."]
-    return {name: value.numpy() for name, value in values.items()}, []
-
-
-def predicted_values(
-    circuit: HeadCircuit,
-    heads: Sequence[QiskitHeadCircuit],
-    native: Sequence["QuantumCircuit"],
-    angles: Tensor,
-    noise: DeviceNoise,
-    target: "Target",
-) -> tuple[dict[str, Values], list[str]]:
-    """Return outputs under a device's noise, as `exact_values` does.
-
-    Args:
-        circuit: the head circuit.
-        heads: the same in Qiskit: one circuit, or in the shared layout one for each task.
-        native: the same circuits, transpiled.
-        angles: encoding angles in radians.
-        noise: noise of the device.
-        target: the device's Qiskit target, for its durations.
-    """
-    wide = angles.detach().cpu().double()
-    found: dict[str, Values] = {}
-    try:
-        for head, transpiled in zip(heads, native, strict=True):
-            timed = scheduled(transpiled, target)
-            values = predict_transpiled(circuit, head, timed, wide, noise, dt=target.dt)
-            found |= {name: value.numpy() for name, value in values.items()}
-    except CircuitTooLargeError as error:
-        return {}, [f"The noisy prediction is not known: {error}."]
-    return found, []

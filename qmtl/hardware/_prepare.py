@@ -1,15 +1,12 @@
-"""prepare: turn a trained head and a batch of inputs into a run that is ready to be sent.
+"""prepare: turn a trained head and a batch of inputs into a run that is ready to be sent."""
 
-Nothing is sent; the network is only used to ask for the calibration of a real device.
-"""
-
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
+from torch import Tensor, nn
 
-from qmtl.errors import HardwareBudgetError
+from qmtl.errors import CircuitTooLargeError, HardwareBudgetError
 from qmtl.hardware._backends import Backend, open_backend
 from qmtl.hardware._local import execution, twirled
 from qmtl.hardware._payload import (
@@ -22,11 +19,18 @@ from qmtl.hardware._payload import (
     read_wires,
     request_hash,
 )
-from qmtl.hardware._predict import exact_values, predicted_values
+from qmtl.hardware._predict import predict_transpiled
 from qmtl.hardware._prepared_run import Chunk, Estimate, PreparedRun, Values
 from qmtl.hardware._qiskit import QiskitHeadCircuit, active_qubits, cone_circuit
 from qmtl.hardware._settings import HardwareSettings
-from qmtl.hardware._transpile import Transpiled, cache_folder, estimated_success, transpiled
+from qmtl.hardware._transpile import (
+    Transpiled,
+    cache_folder,
+    estimated_success,
+    scheduled,
+    transpiled,
+)
+from qmtl.simulators import LightConeSimulator
 
 if TYPE_CHECKING:
     from qiskit import QuantumCircuit
@@ -52,7 +56,7 @@ def prepare(
     service: Any = None,
     **options: Any,
 ) -> PreparedRun:
-    """Prepare a run of a trained model's quantum head on a backend.
+    """Prepare a run of a trained model's quantum head on a backend; nothing is sent.
 
     Args:
         model: a `MultiTaskModel` with a quantum head, or a `QuantumHead`.
@@ -65,10 +69,9 @@ def prepare(
             ``shots=4096``.
 
     Raises:
-        InvalidInputError: if the model has no quantum head, if inputs, tasks or settings do not
-            fit, or if the circuit does not fit the backend.
+        InvalidInputError: if the model has no quantum head, or the circuit does not fit the
+            backend.
         HardwareBudgetError: if the run is estimated to cost more than its budget.
-        MissingDependencyError: if Qiskit's packages are not installed.
 
     Example:
         >>> import torch
@@ -87,13 +90,8 @@ def prepare_head(run: HeadRun, backend: Backend, settings: HardwareSettings) -> 
     """Call `prepare` for a head circuit with its weights and angles."""
     check_run(run, backend, settings)
     heads = head_circuits(run)
-    cache = cache_folder() if settings.cache else None
-    native = [
-        transpiled(
-            head.circuit, backend, read_wires(run, head), layout=settings.layout, cache=cache
-        )
-        for head in heads
-    ]
+    layout, cache = settings.layout, cache_folder() if settings.cache else None
+    native = [transpiled(h.circuit, backend, read_wires(run, h), layout, cache) for h in heads]
     measured = [found.circuit for found in native]
     circuits, values, decoding = make_payload(run, heads, measured, backend, settings)
     options = settings.runtime_options(is_local=backend.is_local)
@@ -133,22 +131,21 @@ def _estimate(
 ) -> Estimate:
     """Estimate the resources that a run needs, except for the bytes of its largest job."""
     circuits = [found.circuit for found in native]
-    success: float | None = None
-    task_success: dict[str, float] = {}
-    if backend.target is not None:
-        success = min(estimated_success(circuit, backend.target) for circuit in circuits)
+    target = backend.target
+    success, task_success = None, {}
+    if target is not None:
+        success = min(estimated_success(circuit, target) for circuit in circuits)
         for head, circuit in zip(heads, circuits, strict=True):
-            registers = {register.name: register for register in circuit.cregs}
+            cones = {register.name: cone_circuit(circuit, register) for register in circuit.cregs}
             for task, name in head.registers.items():
-                cone = cone_circuit(circuit, registers[name])
-                task_success[task] = estimated_success(cone, backend.target)
+                task_success[task] = estimated_success(cones[name], target)
     executions = sum(chunk.executions for chunk in chunks)
     worst = max(range(len(native)), key=lambda i: native[i].swaps)
     return Estimate(
         wires=len({qubit for circuit in circuits for qubit in active_qubits(circuit)}),
         depth=max(_depth(circuit, 1) for circuit in circuits),
         two_qubit_depth=max(_depth(circuit, 2) for circuit in circuits),
-        two_qubit_gates=max(_two_qubit_gates(circuit) for circuit in circuits),
+        two_qubit_gates=max(circuit.num_nonlocal_gates() for circuit in circuits),
         swaps=native[worst].swaps,
         success=success,
         task_success=task_success,
@@ -166,10 +163,6 @@ def _estimate(
 def _depth(circuit: "QuantumCircuit", wires: int) -> int:
     """Count the layers of gates on at least this many wires."""
     return int(circuit.depth(lambda i: i.operation.name not in FREE and len(i.qubits) >= wires))
-
-
-def _two_qubit_gates(circuit: "QuantumCircuit") -> int:
-    return sum(len(i.qubits) == 2 and i.operation.name != "barrier" for i in circuit.data)
 
 
 def _seconds(
@@ -196,7 +189,8 @@ def _notes(
 ) -> tuple[str, ...]:
     notes = []
     if native.swaps:
-        before, after = _two_qubit_gates(head.circuit), _two_qubit_gates(native.circuit)
+        before = head.circuit.num_nonlocal_gates()
+        after = native.circuit.num_nonlocal_gates()
         notes.append(
             f"The coupling map of {backend.name} does not hold the circuit's entangler: "
             f"{native.swaps} swaps were added, {after} two-qubit gates instead of {before}. With "
@@ -230,11 +224,20 @@ def _expected(
     settings: HardwareSettings,
 ) -> tuple[dict[str, Values], dict[str, Values], list[str]]:
     """Predict outputs under the calibration and without noise, with notes on what is unknown."""
+    exact: dict[str, Tensor] = {}
+    predicted: dict[str, Tensor] = {}
+    notes: list[str] = []
     if not settings.predict:
-        return {}, {}, []
-    exact, notes = exact_values(run.circuit, run.angles, run.weights, run.tasks)
-    if backend.kind == "ideal":
-        return exact, exact, notes
+        return {}, {}, notes
+    angles = run.angles.detach().cpu().double()
+    weights = {name: value.detach().cpu().double() for name, value in run.weights.items()}
+    try:
+        simulator = LightConeSimulator()
+        exact = simulator.expectation_values(run.circuit, angles, weights, run.tasks)
+    except CircuitTooLargeError as error:
+        notes.append(f"Exact values are not known: {error}.")
+    if backend.target is None:
+        return _arrays(exact), _arrays(exact), notes
     noise = backend.noise
     if settings.mitigation != "none" or (
         settings.primitive == "estimator" and settings.resilience > 0
@@ -242,7 +245,16 @@ def _expected(
         noise = replace(noise, readout=(0.0, 0.0), readouts={})
     elif settings.twirl_readout and not backend.is_local:
         noise = twirled(noise)
-    predicted, further = predicted_values(
-        run.circuit, heads, circuits, run.angles, noise, backend.device.target
-    )
-    return predicted, exact, [*notes, *further]
+    dt = backend.target.dt
+    try:
+        for head, circuit in zip(heads, circuits, strict=True):
+            timed = scheduled(circuit, backend.target)
+            predicted |= predict_transpiled(run.circuit, head, timed, angles, noise, dt=dt)
+    except CircuitTooLargeError as error:
+        predicted = {}
+        notes.append(f"The noisy prediction is not known: {error}.")
+    return _arrays(predicted), _arrays(exact), notes
+
+
+def _arrays(values: Mapping[str, Tensor]) -> dict[str, Values]:
+    return {name: value.numpy() for name, value in values.items()}

@@ -7,6 +7,7 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
+from itertools import compress, product
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 import numpy as np
@@ -30,66 +31,51 @@ Values = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Observable:
-    """Outputs that are linear in the probabilities of the bit strings of some wires.
+    """Outputs that are linear in the probabilities of the bit strings of some wires."""
 
-    Attributes:
-        wires: positions in the task's register; the first is the most significant bit.
-        rows: for each output, a row over the ``2^wires`` bit strings.
-        outputs: indices of these outputs among the task's.
-    """
-
+    # Positions in the task's register; the first is the most significant bit.
     wires: tuple[int, ...]
+    # For each output, a row over the 2^wires bit strings.
     rows: tuple[tuple[float, ...], ...]
+    # Indices of these outputs among the task's.
     outputs: tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class TaskReading:
-    """Says where a task is measured, and how to compute its outputs and logits.
-
-    Attributes:
-        task: name of the task.
-        circuit: index of its circuit in the run.
-        register: name of its classical register; bit i is wire i of the task's register.
-        qubits: the device's qubits that are measured into these bits.
-        observables: observables that give its outputs.
-        n_outputs: number of its outputs.
-        is_probability: whether outputs are probabilities (True) or Z values.
-        scale: a logit is the scale times a Z value, or times the logarithm of a probability.
-    """
+    """Says where a task is measured, and how to compute its outputs and logits."""
 
     task: str
+    # Index of its circuit in the run.
     circuit: int
+    # Name of its classical register; bit i is wire i of the task's register.
     register: str
+    # The device's qubits that are measured into these bits.
     qubits: tuple[int, ...]
     observables: tuple[Observable, ...]
     n_outputs: int
+    # Whether outputs are probabilities, or Z values.
     is_probability: bool
+    # A logit is the scale times a Z value, or times the logarithm of a probability.
     scale: float
 
 
 @dataclass(frozen=True)
 class Decoding:
-    """How raw results are turned into outputs.
+    """How raw results are turned into outputs."""
 
-    Attributes:
-        tasks: the readings of the tasks, in the requested order.
-        n_samples: number of parameter sets of each circuit.
-        columns: for each circuit, the feature of each column of its parameter values.
-        mitigation: correction of read-out errors, for the sampler.
-        confusion: for each qubit of the device, the probabilities that 0 is read as 1, and 1 as 0,
-            for mitigation by calibration.
-        calibration_circuits: indices of the circuits that prepare all 0 and all 1, for mitigation
-            by circuits.
-        strings: for each circuit, the estimator's observables: Z on these qubits of the device.
-    """
-
+    # In the requested order.
     tasks: tuple[TaskReading, ...]
+    # Number of parameter sets of each circuit.
     n_samples: int
+    # For each circuit, the feature of each column of its parameter values.
     columns: tuple[tuple[int, ...], ...]
     mitigation: Mitigation = "none"
+    # For mitigation by calibration: the probabilities that a qubit's 0 is read as 1, and 1 as 0.
     confusion: Mapping[int, tuple[float, float]] = field(default_factory=dict)
+    # For mitigation by circuits: indices of those that prepare all 0 and all 1.
     calibration_circuits: tuple[int, int] | None = None
+    # For each circuit, the estimator's observables: Z on these qubits of the device.
     strings: tuple[tuple[tuple[int, ...], ...], ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
@@ -103,18 +89,16 @@ class Estimate:
 
     Attributes:
         wires: number of qubits in use.
-        depth: layers of gates of the deepest transpiled circuit, without frame changes (``rz``) and
-            barriers.
-        two_qubit_depth: layers of two-qubit gates of the circuit with most of them.
-        two_qubit_gates: number of two-qubit gates of the circuit with most of them.
+        depth: layers of gates of the deepest transpiled circuit, without frame changes (``rz``).
+        two_qubit_depth: layers of two-qubit gates, for the circuit with most of them.
+        two_qubit_gates: number of two-qubit gates, for the circuit with most of them.
         swaps: number of swaps that routing added to the circuit with most of them; each costs up to
             three two-qubit gates.
         success: product of the fidelities of all gates and read-outs, for the circuit in which it
             is smallest; None without a calibration.
         task_success: the same product for each task, over the gates that its result depends on.
         circuits: number of distinct transpiled circuits, including those of read-out calibration.
-        executions: circuits times parameter sets times shots, and what twirling and the estimator's
-            mitigation add (`HardwareSettings.executions`).
+        executions: circuits times parameter sets times shots, see `HardwareSettings.executions`.
         jobs: number of jobs.
         qpu_seconds: estimated time on the device.
         payload_bytes: estimated size of the largest job's input.
@@ -142,34 +126,30 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Pub:
-    """One circuit with some of its parameter sets (a PUB in Qiskit's terms).
+    """One circuit with some of its parameter sets (a PUB in Qiskit's terms)."""
 
-    Attributes:
-        circuit: index into the run's circuits.
-        samples: rows ``[start, stop)`` of the circuit's parameter values.
-        shots: number of shots of each parameter set; the same in all PUBs of a chunk, because the
-            client requires it.
-    """
-
+    # Index into the run's circuits.
     circuit: int
+    # Rows [start, stop) of the circuit's parameter values.
     samples: tuple[int, int]
+    # Shots of each parameter set; the client requires the same in all PUBs of a chunk.
     shots: int
+
+    @property
+    def n_samples(self) -> int:
+        return self.samples[1] - self.samples[0]
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """The content of one job.
+    """The content of one job."""
 
-    Attributes:
-        index: index of the chunk in the run.
-        pubs: the PUBs of the chunk.
-        executions: parameter sets times shots, summed over all PUBs, with what mitigation adds.
-        hash: SHA-256 of circuits, parameter values, shots, options and backend.
-    """
-
+    # Index of the chunk in the run.
     index: int
     pubs: tuple[Pub, ...]
+    # Parameter sets times shots, summed over all PUBs, with what mitigation adds.
     executions: int
+    # SHA-256 of circuits, parameter values, shots, options and backend.
     hash: str
 
 
@@ -185,10 +165,9 @@ class PreparedRun:
             measurements.
         values: for each circuit, its parameter values in the order of ``circuit.parameters``,
             (n_samples, n_parameters).
-        chunks: the chunks, one for each job.
+        chunks: the content of each job.
         decoding: how raw results are turned into outputs.
-        options: options of the primitive (`SamplerOptions` or `EstimatorOptions`), as data that
-            JSON can hold.
+        options: options of the primitive, as data that JSON can hold.
         estimate: the resources that the run needs.
         predicted: expected outputs of each task under the backend's calibration, (n_samples,
             n_outputs); empty if they were not requested or there is no calibration.
@@ -223,7 +202,7 @@ class PreparedRun:
     def hash(self) -> str:
         """SHA-256 of everything that is sent, and of how results are decoded."""
         parts = [chunk.hash for chunk in self.chunks]
-        return _digest([FORMAT, VERSION, self.primitive, parts, self.decoding.to_dict()])
+        return digest([FORMAT, VERSION, self.primitive, parts, self.decoding.to_dict()])
 
     def with_context(self, **notes: Any) -> "PreparedRun":
         """Return the same run with further notes in its context."""
@@ -239,7 +218,7 @@ class PreparedRun:
         found: list[tuple[Any, ...]] = []
         for pub in self.chunks[chunk].pubs:
             circuit = self.circuits[pub.circuit]
-            values = self.values[pub.circuit][pub.samples[0] : pub.samples[1]]
+            values = self.values[pub.circuit][slice(*pub.samples)]
             if self.primitive == "sampler":
                 found.append((circuit, values if values.shape[1] else None, pub.shots))
                 continue
@@ -277,11 +256,7 @@ class PreparedRun:
 
     @classmethod
     def from_bytes(cls, content: bytes) -> Self:
-        """Return the run that `to_bytes` wrote.
-
-        Raises:
-            InvalidInputError: if the bytes are damaged, or have a version that cannot be read.
-        """
+        """Return the run that `to_bytes` wrote; raise `InvalidInputError` for any other bytes."""
         from qiskit import qpy
 
         try:
@@ -332,57 +307,28 @@ def chunk_hash(
     values: tuple[Values, ...],
     content: Any,
 ) -> str:
-    """Hash the content that a chunk sends (SHA-256).
+    """Hash what a chunk sends: its PUBs, and other content that JSON can hold (SHA-256)."""
 
-    Args:
-        backend: name of the backend.
-        pubs: PUBs of the chunk.
-        fingerprints: fingerprints of the run's circuits.
-        values: parameter values of the run's circuits.
-        content: everything else that is sent (options, observables), as data that JSON can hold.
-    """
-    parts = [
-        [
-            fingerprints[pub.circuit],
-            pub.shots,
-            list(pub.samples),
-            hashlib.sha256(
-                np.ascontiguousarray(
-                    values[pub.circuit][pub.samples[0] : pub.samples[1]], "<f8"
-                ).tobytes()
-            ).hexdigest(),
-        ]
-        for pub in pubs
-    ]
-    return _digest([FORMAT, VERSION, backend, parts, content])
+    def described(pub: Pub) -> list[Any]:
+        rows = np.ascontiguousarray(values[pub.circuit][slice(*pub.samples)], "<f8")
+        row_hash = hashlib.sha256(rows.tobytes()).hexdigest()
+        return [fingerprints[pub.circuit], pub.shots, list(pub.samples), row_hash]
+
+    return digest([FORMAT, VERSION, backend, [described(pub) for pub in pubs], content])
 
 
-def _digest(content: Any) -> str:
+def digest(content: Any) -> str:
+    """Hash data that JSON can hold (SHA-256)."""
     text = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def calibration_register(qubit: int) -> str:
-    """Return the name of a qubit's classical register in `calibration_circuits`.
-
-    Example:
-        >>> calibration_register(7)
-        'q7'
-    """
+    """Return the name of a qubit's classical register in the calibration circuits."""
     return f"q{qubit}"
 
 
 def strings_of(qubits: Sequence[int]) -> list[tuple[int, ...]]:
-    """Return all non-empty subsets of qubits; number m, from 1, has those whose bit is set in m.
-
-    The first qubit is the most significant bit.
-
-    Example:
-        >>> strings_of([7, 3])
-        [(3,), (7,), (7, 3)]
-    """
-    n = len(qubits)
-    return [
-        tuple(qubit for i, qubit in enumerate(qubits) if mask >> (n - 1 - i) & 1)
-        for mask in range(1, 1 << n)
-    ]
+    """Return all non-empty subsets of qubits in binary order, the first qubit most significant."""
+    chosen = product((False, True), repeat=len(qubits))
+    return [tuple(compress(qubits, own)) for own in chosen if any(own)]

@@ -1,13 +1,9 @@
-"""Head circuits as Qiskit circuits with symbolic features, and as OpenQASM 3.
-
-Qiskit is little-endian: bit 0 of a register is the lowest bit of an integer outcome, and is printed
-last. Bit i of a task's classical register is wire i of the task's register. So an integer outcome
-is qmtl's state index (first wire most significant) with its bits reversed.
-"""
+"""Head circuits as Qiskit circuits with symbolic features, and as OpenQASM 3."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, count
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +11,9 @@ import numpy as np
 from torch import Tensor
 
 from qmtl.circuit import Angle, HeadCircuit
-from qmtl.errors import InvalidInputError, MissingDependencyError, unknown_name
-from qmtl.hardware._prepared_run import _digest
-from qmtl.hardware._settings import INSTALL
+from qmtl.errors import InvalidInputError, missing_extra
+from qmtl.hardware._prepared_run import digest
+from qmtl.tasks import chosen_tasks
 
 if TYPE_CHECKING:
     from qiskit import ClassicalRegister, QuantumCircuit
@@ -30,6 +26,10 @@ METHODS = {"Hadamard": "h", "CNOT": "cx", "CZ": "cz", "IsingZZ": "rzz"}  # else:
 @dataclass(frozen=True, eq=False)
 class QiskitHeadCircuit:
     """A head circuit in Qiskit, and how its parameters and registers relate to qmtl's.
+
+    Qiskit is little-endian: bit 0 of a register is the lowest bit of an integer outcome, and is
+    printed last. Bit i of a task's classical register is wire i of the task's register. So an
+    integer outcome is qmtl's state index (first wire most significant) with its bits reversed.
 
     Attributes:
         circuit: the `QuantumCircuit`; wire i is qubit i. Features are the `ParameterVector` ``x``;
@@ -47,13 +47,9 @@ class QiskitHeadCircuit:
     registers: dict[str, str]
 
     def parameter_values(self, angles: Any) -> np.ndarray:
-        """Return values of ``circuit.parameters``, (batch, n_parameters), for a batch of angles.
+        """Return values of ``circuit.parameters``, (batch, n_parameters), with weights bound.
 
-        Args:
-            angles: tensor or array of encoding angles in radians, shape (batch, n_features).
-
-        Raises:
-            InvalidInputError: for another shape, or if the circuit's weights are not bound.
+        `angles` are encoding angles in radians, shape (batch, n_features).
 
         Example:
             >>> import torch
@@ -94,39 +90,43 @@ def to_qiskit(
             one circuit per task: name one task.
         measure: whether every task's wires are measured into the task's own classical register.
 
-    Raises:
-        InvalidInputError: for unknown tasks, several tasks in the shared layout, or weights of
-            another shape.
-        MissingDependencyError: if Qiskit is not installed.
-
     Example:
         >>> from qmtl import HeadCircuit, Task
         >>> head = to_qiskit(HeadCircuit([Task.binary("my task"), Task.regression("b")]))
         >>> [(register.name, register.size) for register in head.circuit.cregs]
         [('my_task', 2), ('b', 2)]
     """
-    qiskit, vector = _qiskit()
-    chosen = _chosen_tasks(circuit, tasks)
+    try:
+        from qiskit import ClassicalRegister, QuantumCircuit, QuantumRegister
+        from qiskit.circuit import ParameterVector
+    except ImportError:
+        raise missing_extra("Qiskit is not installed", "ibm") from None
+    chosen = measured_tasks(circuit, tasks)
+    if circuit.layout == "shared" and len(chosen) > 1:
+        raise InvalidInputError(
+            f"the shared layout has one circuit per task; name one of {list(chosen)}"
+        )
     sizes = {"encoding": circuit.n_encoding_weights}
     sizes |= {name: circuit.n_weights(name) for name in chosen}
     registers = _identifiers(chosen)
     symbols: dict[str, Any] = {}
     for key, size in sizes.items():
         name = f"w_{registers.get(key, key)}"
-        symbols[key] = vector(name, size) if weights is None else _numbers(weights, key, size)
-    x = vector("x", circuit.n_features)
-    target = qiskit.QuantumCircuit(
-        qiskit.QuantumRegister(circuit.n_wires, "q"), name="_".join(registers.values())
-    )
+        symbols[key] = (
+            ParameterVector(name, size) if weights is None else _numbers(weights, key, size)
+        )
+    x = ParameterVector("x", circuit.n_features)
+    wires = QuantumRegister(circuit.n_wires, "q")
+    target = QuantumCircuit(wires, name="_".join(registers.values()))
     blocks = [gate for name in chosen for gate in circuit.block_gates(name)]
     for gate in (*circuit.encoding_gates, *blocks):
         angle = () if gate.angle is None else (_angle(gate.angle, x, symbols),)
         getattr(target, METHODS.get(gate.name, gate.name.lower()))(*angle, *gate.wires)
     for name in chosen if measure else ():
-        wires = circuit.register(name).wires
-        bits = qiskit.ClassicalRegister(len(wires), registers[name])
+        read = circuit.register(name).wires
+        bits = ClassicalRegister(len(read), registers[name])
         target.add_register(bits)
-        target.measure(wires, bits)
+        target.measure(read, bits)
     index = {parameter: i for i, parameter in enumerate(x)}
     features = tuple(index.get(parameter) for parameter in target.parameters)
     return QiskitHeadCircuit(target, features, circuit.n_features, registers)
@@ -159,28 +159,11 @@ def to_qasm3(
     return str(qasm3.dumps(target.assign_parameters(plain))).rstrip("\n") + "\n"
 
 
-def _qiskit() -> tuple[Any, Any]:
-    try:
-        import qiskit
-        from qiskit.circuit import ParameterVector
-    except ImportError:
-        raise MissingDependencyError(f"Qiskit is not installed; {INSTALL}") from None
-    return qiskit, ParameterVector
-
-
-def _chosen_tasks(circuit: HeadCircuit, tasks: str | Sequence[str] | None) -> tuple[str, ...]:
-    if isinstance(tasks, str):
-        tasks = (tasks,)
-    chosen = tuple(circuit.registers) if tasks is None else tuple(tasks)
-    for name in chosen:
-        if name not in circuit.registers:
-            raise unknown_name("task", name, circuit.registers)
-    if not chosen or len(set(chosen)) < len(chosen):
-        raise InvalidInputError(f"tasks must be distinct names, at least one, got {list(chosen)}")
-    if circuit.layout == "shared" and len(chosen) > 1:
-        raise InvalidInputError(
-            f"the shared layout has one circuit per task; name one of {list(chosen)}"
-        )
+def measured_tasks(circuit: HeadCircuit, tasks: str | Sequence[str] | None) -> tuple[str, ...]:
+    """Return the names of one task, of several, or for None of all; raise if they do not fit."""
+    chosen = chosen_tasks((tasks,) if isinstance(tasks, str) else tasks, circuit.registers)
+    if not chosen:
+        raise InvalidInputError("tasks must be at least one, got []")
     return chosen
 
 
@@ -193,12 +176,9 @@ def _identifiers(names: Iterable[str]) -> dict[str, str]:
         base = re.sub(r"[^A-Za-z0-9_]", "_", name)
         if not base[0].isalpha() or base in used or re.match(r"w_|x_\d", base):
             base = f"task_{base}"
-        identifier, n = base, 1
-        while identifier in used:
-            n += 1
-            identifier = f"{base}_{n}"
-        used.add(identifier)
-        identifiers[name] = identifier
+        further = (f"{base}_{n}" for n in count(2))
+        identifiers[name] = next(i for i in chain([base], further) if i not in used)
+        used.add(identifiers[name])
     return identifiers
 
 
@@ -232,15 +212,7 @@ IDLE = frozenset({"barrier", "delay"})
 
 
 def active_qubits(circuit: "QuantumCircuit") -> tuple[int, ...]:
-    """Return the qubits that a circuit acts on, ascending.
-
-    Example:
-        >>> from qiskit import QuantumCircuit
-        >>> circuit = QuantumCircuit(5)
-        >>> _ = circuit.cz(3, 1)
-        >>> active_qubits(circuit)
-        (1, 3)
-    """
+    """Return the qubits that a circuit acts on, ascending."""
     used = {
         circuit.find_bit(qubit).index
         for instruction in circuit.data
@@ -254,10 +226,6 @@ def cone_circuit(circuit: "QuantumCircuit", register: "ClassicalRegister") -> "Q
     """Return the instructions that a register's bits can depend on, noise included.
 
     Gates that commute with the measurement are kept, because their noise does not commute.
-
-    Args:
-        circuit: a circuit with measurements at its end.
-        register: one of its classical registers, which is the only one in the result.
     """
     from qiskit import QuantumCircuit
 
@@ -290,16 +258,7 @@ def measured_qubits(circuit: "QuantumCircuit") -> dict[str, tuple[int, ...]]:
 
 
 def fingerprint(circuit: "QuantumCircuit") -> str:
-    """Hash a circuit's instructions (SHA-256).
-
-    It is the same in every process, unlike QPY, which contains identifiers of parameters.
-
-    Example:
-        >>> from qiskit import QuantumCircuit
-        >>> circuits = [QuantumCircuit(2), QuantumCircuit(2)]
-        >>> fingerprint(circuits[0]) == fingerprint(circuits[1])
-        True
-    """
+    """Hash a circuit's instructions, unlike QPY to the same number in every process (SHA-256)."""
     instructions = [
         [
             instruction.operation.name,
@@ -311,4 +270,4 @@ def fingerprint(circuit: "QuantumCircuit") -> str:
     ]
     registers = [[register.name, register.size] for register in circuit.cregs]
     parameters = [parameter.name for parameter in circuit.parameters]
-    return _digest([circuit.num_qubits, registers, parameters, instructions])
+    return digest([circuit.num_qubits, registers, parameters, instructions])

@@ -120,20 +120,23 @@ def compare(prepared: PreparedRun, decoded: Decoded) -> Comparison:
     predicted = dict(prepared.predicted or prepared.exact)
     if not predicted:
         raise InvalidInputError("the run was prepared without predictions (predict=False)")
+    from scipy.stats import norm
+
+    direct = prepared.primitive == "sampler" and prepared.decoding.mitigation == "none"
     errors, deviations, beyond = {}, {}, 0.0
     for task in prepared.decoding.tasks:
-        name = task.task
-        direct = prepared.primitive == "sampler" and prepared.decoding.mitigation == "none"
-        spread = _spread(predicted[name], task.is_probability)
-        if not direct:
-            spread = decoded.errors[name] * np.sqrt(decoded.shots)
+        name, shots, expected = task.task, decoded.shots, predicted[task.task]
+        error = decoded.errors[name]
+        if direct:
+            variance = expected * (1 - expected) if task.is_probability else 1 - expected**2
+            error = np.sqrt(np.clip(variance, 0, None) / shots)
         # A difference of a single shot does not count as a deviation.
-        one_shot = (1.0 if task.is_probability else 2.0) / decoded.shots
-        errors[name] = np.maximum(spread / np.sqrt(decoded.shots), one_shot)
-        deviations[name] = (decoded.values[name] - predicted[name]) / errors[name]
-        beyond += _expected_beyond(
-            predicted[name], errors[name], decoded.shots, task.is_probability, direct
-        )
+        errors[name] = np.maximum(error, (1.0 if task.is_probability else 2.0) / shots)
+        deviations[name] = (decoded.values[name] - expected) / errors[name]
+        if direct:
+            beyond += _expected_beyond(expected, errors[name], shots, task.is_probability)
+        else:
+            beyond += float(2 * norm.sf(MANY) * expected.size)
     return Comparison(
         measured=decoded.values,
         predicted=predicted,
@@ -145,19 +148,9 @@ def compare(prepared: PreparedRun, decoded: Decoded) -> Comparison:
     )
 
 
-def _spread(values: Values, is_probability: bool) -> Values:
-    """Return the standard deviation of a single shot."""
-    variance = values * (1 - values) if is_probability else 1 - values**2
-    return np.sqrt(np.clip(variance, 0, None))
+def _expected_beyond(values: Values, errors: Values, shots: int, is_probability: bool) -> float:
+    from scipy.stats import binom
 
-
-def _expected_beyond(
-    values: Values, errors: Values, shots: int, is_probability: bool, direct: bool
-) -> float:
-    from scipy.stats import binom, norm
-
-    if not direct:
-        return float(2 * norm.sf(MANY) * values.size)
     share = np.clip(values if is_probability else (1 + values) / 2, 0, 1)
     width = MANY * errors * (1.0 if is_probability else 0.5)
     above = binom.sf(np.floor(shots * (share + width) + 1e-9), shots, share)
@@ -172,9 +165,7 @@ class HardwareResult:
     Attributes:
         run: name of the run in the ledger.
         backend: name of the backend that ran it.
-        execution: ``"device"``; or simulated on this machine, as one ``"whole circuit"`` on the
-            qubits in use, or ``"task by task"``, in which case shots of different tasks are not
-            correlated.
+        execution: as for `PreparedRun`.
         primitive: ``"sampler"`` or ``"estimator"``.
         jobs: identifiers of its jobs.
         shots: number of shots of each sample.
@@ -209,11 +200,15 @@ class HardwareResult:
     estimate: Estimate = field(repr=False)
     missing: int = 0
 
+    @property
+    def n_samples(self) -> int:
+        """Number of samples, with and without a result."""
+        return len(next(iter(self.values.values())))
+
     def __str__(self) -> str:
-        samples = len(next(iter(self.values.values())))
         how = "" if self.execution == "device" else "simulated here, "
         lines = [
-            f"run {self.run} on {self.backend} ({how}{self.execution}): {samples} samples, "
+            f"run {self.run} on {self.backend} ({how}{self.execution}): {self.n_samples} samples, "
             f"{self.shots} shots, {counted(len(self.jobs), 'job')}"
         ]
         if self.missing:
@@ -223,7 +218,13 @@ class HardwareResult:
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
-        return _result_html(self)
+        record = self.to_dict()
+        about = hardware_facts(record)
+        if self.missing:
+            about["samples without a result yet"] = self.missing
+        rows = [{k.replace("_", " "): v for k, v in row.items()} for row in record["table"]]
+        title = f"Hardware run {self.run} on {self.backend}"
+        return panel(title, facts(about), table(rows[:MOST_ROWS], len(rows)))
 
     def table(self) -> list[dict[str, Any]]:
         """Return the means over samples and the mean deviation, a row for each task and output.
@@ -243,7 +244,7 @@ class HardwareResult:
             "run": self.run,
             "backend": self.backend,
             "shots": self.shots,
-            "samples": len(next(iter(self.values.values()))),
+            "samples": self.n_samples,
             "primitive": self.primitive,
             "execution": self.execution,
             "jobs": list(self.jobs),
@@ -263,9 +264,6 @@ def read_result(run: str, ledger: Ledger | str | Path | None = None) -> Hardware
     Args:
         run: name of the run.
         ledger: the ledger or its file; None for the user's.
-
-    Raises:
-        InvalidInputError: if the run is not in the ledger.
     """
     ledger = Ledger.existing(ledger)
     record = ledger.run(run)
@@ -273,7 +271,9 @@ def read_result(run: str, ledger: Ledger | str | Path | None = None) -> Hardware
     stored = raw_results(record.run, ledger)
     decoded = decode(prepared, stored)
     jobs = tuple(chunk.job for chunk in ledger.chunks(record.run) if chunk.job is not None)
-    known = _samples(prepared, set(stored))
+    first = prepared.decoding.tasks[0].circuit
+    pubs = [pub for i in stored for pub in prepared.chunks[i].pubs if pub.circuit == first]
+    is_compared = stored and (prepared.predicted or prepared.exact)
     return HardwareResult(
         run=record.run,
         backend=record.backend,
@@ -289,9 +289,9 @@ def read_result(run: str, ledger: Ledger | str | Path | None = None) -> Hardware
         exact_logits=_tensors(exact_logits(prepared)),
         predicted=_tensors(prepared.predicted),
         exact=_tensors(prepared.exact),
-        comparison=_compared(prepared, decoded) if stored else None,
+        comparison=compare(prepared, decoded) if is_compared else None,
         estimate=prepared.estimate,
-        missing=prepared.decoding.n_samples - known,
+        missing=prepared.decoding.n_samples - sum(pub.n_samples for pub in pubs),
     )
 
 
@@ -300,44 +300,20 @@ def raw_results(run: str, ledger: Ledger) -> dict[int, tuple[PubData, ...]]:
     return {idx: raw_from_bytes(raw) for idx, raw in ledger.results(run).items()}
 
 
-def _samples(prepared: PreparedRun, chunks: set[int]) -> int:
-    """Return how many samples these chunks have."""
-    first = prepared.decoding.tasks[0].circuit
-    pubs = [pub for i in chunks for pub in prepared.chunks[i].pubs if pub.circuit == first]
-    return sum(pub.samples[1] - pub.samples[0] for pub in pubs)
-
-
 def _tensors(arrays: Any) -> dict[str, Tensor]:
     return {name: torch.from_numpy(array.copy()) for name, array in arrays.items()}
 
 
-def _compared(prepared: PreparedRun, decoded: Decoded) -> Comparison | None:
-    return compare(prepared, decoded) if prepared.predicted or prepared.exact else None
-
-
 def write_result(result: HardwareResult, folder: Path, **more: Any) -> Path:
-    """Write a result's record as JSON, and its table as CSV, into a folder.
+    """Write a result's record as JSON (whose path is returned), and its table as CSV.
 
     Args:
         result: result of a run.
         folder: output folder; created if it does not exist.
         **more: further entries of the record, as data that JSON can hold, such as metrics.
-
-    Returns:
-        Path of the JSON file.
     """
     folder.mkdir(parents=True, exist_ok=True)
     record = result.to_dict() | more
     write_csv(folder / f"{result.run}.csv", record["table"])
     write_json(folder / f"{result.run}.json", record)
     return folder / f"{result.run}.json"
-
-
-def _result_html(result: HardwareResult) -> str:
-    record = result.to_dict()
-    about = hardware_facts(record)
-    if result.missing:
-        about["samples without a result yet"] = result.missing
-    rows = [{k.replace("_", " "): v for k, v in row.items()} for row in record["table"]]
-    title = f"Hardware run {result.run} on {result.backend}"
-    return panel(title, facts(about), table(rows[:MOST_ROWS], len(rows)))

@@ -1,7 +1,4 @@
-"""Runs from end to end: run; and wait, fetch and status for runs submitted before.
-
-Results are checked, stored once in the ledger, and decoded from there.
-"""
+"""Runs from end to end: run; and wait, fetch, status and cancel for runs submitted before."""
 
 import time
 from collections import Counter
@@ -29,27 +26,27 @@ from qmtl.hardware._ledger import ChunkRecord, Ledger, RunRecord
 from qmtl.hardware._payload import HeadRun, head_run, request_hash
 from qmtl.hardware._prepare import prepare_head
 from qmtl.hardware._prepared_run import PreparedRun
-from qmtl.hardware._progress import Progress
 from qmtl.hardware._result import HardwareResult, read_result
 from qmtl.hardware._settings import HardwareSettings
-from qmtl.hardware._submit import drop_duplicates, end, raise_if_ended, settle, submit, waits
+from qmtl.hardware._submit import (
+    Progress,
+    drop_duplicates,
+    end,
+    raise_if_ended,
+    settle,
+    submit,
+)
 
 MOST_ROWS = 40  # most rows to show
 
 
 @dataclass(frozen=True)
 class ChunkStatus:
-    """The known state of a chunk.
-
-    Attributes:
-        chunk: the chunk's record in the ledger.
-        service: the service's report on its job; None if it was not asked, or there is no job.
-        is_local: whether it is executed on this machine, so that nothing is ever sent.
-    """
+    """The known state of a chunk: in the ledger, and at the service if it was asked."""
 
     chunk: ChunkRecord
-    service: JobState | None = None
-    is_local: bool = False
+    service: JobState | None
+    is_local: bool
 
     def __str__(self) -> str:
         """One word, or a failure with its reason."""
@@ -68,8 +65,7 @@ class RunStatus:
     """The known state of a run.
 
     Attributes:
-        run: the run's record in the ledger.
-        chunks: its chunks.
+        run, chunks: the records of the run and its chunks in the ledger.
         command: the command that continues it.
     """
 
@@ -83,7 +79,16 @@ class RunStatus:
         return all(status.chunk.state == "stored" for status in self.chunks)
 
     def _repr_html_(self) -> str:
-        return _status_html(self)
+        rows: list[dict[str, object]] = [
+            {
+                "job": one.chunk.job or "–",
+                "state": str(one),
+                "attempt": one.chunk.attempt,
+                "sent at": one.chunk.sent_at or "–",
+            }
+            for one in self.chunks
+        ]
+        return panel(str(self), table(rows[:MOST_ROWS], len(rows)))
 
     def __str__(self) -> str:
         """One line: the number of jobs in each state."""
@@ -101,33 +106,17 @@ def status(
     Args:
         run, ledger, service: as for `wait`.
         ask: whether to ask the service, or only the ledger.
-
-    Raises:
-        InvalidInputError: if the run is not in the ledger.
-        HardwareError: if the service cannot be asked.
     """
-    ledger = Ledger.existing(ledger)
+    ledger, client = Ledger.existing(ledger), Client.of(service)
     record = ledger.run(run)
-    chunks = ledger.chunks(record.run)
-    at_service = [c for c in chunks if c.state == "sent" and ask and not record.is_local]
-    client = Client.of(service)
-    states = {chunk.idx: client.state(str(chunk.job)) for chunk in at_service}
-    local = record.is_local
-    known = tuple(ChunkStatus(c, states.get(c.idx), local) for c in chunks)
-    return RunStatus(record, known, ledger.command("submit", record.run))
 
+    def known(chunk: ChunkRecord) -> ChunkStatus:
+        is_sent = chunk.state == "sent" and not record.is_local
+        state = client.state(str(chunk.job)) if ask and is_sent else None
+        return ChunkStatus(chunk, state, record.is_local)
 
-def _status_html(status: RunStatus) -> str:
-    rows: list[dict[str, object]] = [
-        {
-            "job": one.chunk.job or "–",
-            "state": str(one),
-            "attempt": one.chunk.attempt,
-            "sent at": one.chunk.sent_at or "–",
-        }
-        for one in status.chunks
-    ]
-    return panel(str(status), table(rows[:MOST_ROWS], len(rows)))
+    chunks = tuple(map(known, ledger.chunks(record.run)))
+    return RunStatus(record, chunks, ledger.command("submit", record.run))
 
 
 def run(
@@ -149,8 +138,8 @@ def run(
     """Measure a trained model's logits on a backend: prepare, submit, wait, decode.
 
     The run is in the ledger from the start. If this call is interrupted (Ctrl-C, a dead kernel),
-    its jobs continue. The same call, on any day, continues where this one ended; nothing is sent
-    twice.
+    its jobs continue, and the same call, on any day, continues where this one ended; nothing is
+    sent twice.
 
     Args:
         model, inputs, backend, tasks, settings, service, **options: as for `prepare`.
@@ -158,14 +147,12 @@ def run(
         again: whether to repeat a measurement that was made before; otherwise its result is taken.
         wait: whether to wait for jobs that are not done; otherwise their samples are NaN.
         progress: shows what the run is waiting for; None for a line on standard error.
-        notes: notes for the run's context, as data that JSON can hold; ``directory`` is the run
+        notes: further context of the run, as data that JSON can hold; ``directory`` is the run
             directory of the model.
 
     Raises:
-        InvalidInputError: for a model, inputs or settings that do not fit.
         HardwareBudgetError: if the run costs more than its budget or than the account has left.
         HardwareError: if the service fails; the message says in one line what to do.
-        KeyboardInterrupt: with a message that says how to continue.
 
     Example:
         >>> import tempfile, torch
@@ -241,8 +228,6 @@ def fetch(
 
     Raises:
         HardwareJobError: if jobs failed or were cancelled, or, without waiting, if none is done.
-        HardwareError: if the service fails.
-        InvalidInputError: if the run is not in the ledger.
     """
     ledger, client = Ledger.existing(ledger), Client.of(service)
     name = ledger.run(run).run
@@ -276,7 +261,6 @@ def wait(
         HardwareJobError: if jobs failed or were cancelled, or a chunk was never sent.
         HardwareResultError: if a result is damaged on every attempt; nothing of it is stored.
         HardwareConnectionError: if the service is unreachable for longer than `Patience` allows.
-        KeyboardInterrupt: with a message that says how to continue.
     """
     ledger, client = Ledger.existing(ledger), Client.of(service)
     name = ledger.run(run).run
@@ -301,10 +285,10 @@ def _wait(name: str, ledger: Ledger, client: Client, progress: Progress | None) 
     finally:
         progress.end()
     raise_if_ended(ledger, name)
-    unsent = [s for s in found.chunks if s.chunk.state in ("planned", "sending")]
+    unsent = sum(one.chunk.is_unsent for one in found.chunks)
     if unsent:
         raise HardwareJobError(
-            f"{len(unsent)} of run {name}'s jobs were not sent: `{found.command}` sends them"
+            f"{unsent} of run {name}'s jobs were not sent: `{found.command}` sends them"
         )
     return found
 
@@ -363,8 +347,6 @@ def _collect(client: Client, claim: Claim, prepared: PreparedRun) -> None:
 
 def _result(client: Client, claim: Claim, prepared: PreparedRun) -> tuple[PubData, ...]:
     """Fetch a job's result, and again if it arrives damaged."""
-    from tenacity import Retrying, retry_if_exception_type, stop_after_attempt
-
     job = str(claim.record.job)
 
     def ask() -> tuple[PubData, ...]:
@@ -376,13 +358,9 @@ def _result(client: Client, claim: Claim, prepared: PreparedRun) -> tuple[PubDat
                 "the service still has it: run the same command again"
             ) from None
 
-    retrying = Retrying(
-        retry=retry_if_exception_type((HardwareResultError, HardwareConnectionError)),
-        stop=stop_after_attempt(client.patience.sends),
-        wait=waits(client.patience),
-        reraise=True,
-    )
-    return retrying(ask)
+    retrying = client.patience.retrying(HardwareResultError, HardwareConnectionError)
+    found: tuple[PubData, ...] = retrying(ask)
+    return found
 
 
 def cancel(
@@ -393,7 +371,6 @@ def cancel(
     The arguments are those of `wait`.
 
     Raises:
-        InvalidInputError: if the run is not in the ledger.
         HardwareError: if the service fails; the same call continues where this one ended.
         LedgerError: if another process is working on the run.
     """
@@ -409,6 +386,6 @@ def cancel(
                     client.cancel(str(claim.record.job))
                     if client.state(str(claim.record.job)).status == "done":
                         continue  # its result has been paid for, and can be fetched
-            if claim.record.state in ("planned", "sending", "sent"):
+            if claim.record.is_unsent or claim.record.state == "sent":
                 claim.end("cancelled", "cancelled by qmtl")
     return status(record.run, ledger, ask=False)

@@ -3,23 +3,21 @@
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 import numpy as np
 
-from qmtl.errors import InvalidInputError, unknown_name
+from qmtl.errors import InvalidInputError, check_integer, unknown_name
 
 # Mitigation of read-out errors: none, by the backend's calibration, or by circuits in the same job.
 Mitigation = Literal["none", "calibration", "circuits"]
 Primitive = Literal["sampler", "estimator"]
 Mode = Literal["job", "batch", "session"]
 
-# Advice for when one of Qiskit's packages is missing.
-INSTALL = 'in your clone of qmtl, run: pip install -c scripts/constraints.txt -e ".[ibm]"'
 CHOICES: dict[str, tuple[object, ...]] = {
-    "primitive": ("sampler", "estimator"),
-    "mode": (None, "job", "batch", "session"),
-    "mitigation": ("none", "calibration", "circuits"),
+    "primitive": get_args(Primitive),
+    "mode": (None, *get_args(Mode)),
+    "mitigation": get_args(Mitigation),
     "resilience": (0, 1, 2),
     "decoupling": (None, "XX", "XpXm", "XY4"),
 }
@@ -56,9 +54,6 @@ class HardwareSettings:
         max_executions: largest number of executions of one job; IBM's limit is 10 million.
         max_job_bytes: largest size of one job's input, and of its result.
 
-    Raises:
-        InvalidInputError: for a value that does not fit.
-
     Example:
         >>> HardwareSettings(shots=1024, mitigation="calibration").mitigation
         'calibration'
@@ -94,17 +89,14 @@ class HardwareSettings:
             value = getattr(self, name)
             if value is None and name in POSITIVE_OR_NONE:
                 continue
-            real = name == "max_qpu_seconds" and isinstance(value, float)
-            fits = (isinstance(value, int) or real) and not isinstance(value, bool)
-            if not fits or not 0 < value < math.inf:
+            kinds = (int, float) if name == "max_qpu_seconds" else int
+            if isinstance(value, bool) or not isinstance(value, kinds) or not 0 < value < math.inf:
                 raise InvalidInputError(f"{name} must be a positive number, got {value!r}")
         for name in SWITCHES:
-            if not isinstance(getattr(self, name), bool):
-                raise InvalidInputError(
-                    f"{name} must be true or false, got {getattr(self, name)!r}"
-                )
-        if self.seed is not None and not _is_count(self.seed):
-            raise InvalidInputError(f"seed must be an integer >= 0, got {self.seed!r}")
+            if not isinstance(value := getattr(self, name), bool):
+                raise InvalidInputError(f"{name} must be true or false, got {value!r}")
+        if self.seed is not None:
+            object.__setattr__(self, "seed", check_integer("seed", self.seed, 0))
         if self.primitive == "estimator" and self.mitigation != "none":
             raise InvalidInputError(
                 "mitigation applies to the sampler only; for the estimator, use resilience (1 "
@@ -125,24 +117,17 @@ class HardwareSettings:
                 f"shots must be at most max_executions ({self.max_executions}), got {self.shots}"
             )
         if self.layout is not None:
-            if not isinstance(self.layout, list | tuple) or not all(map(_is_count, self.layout)):
+            try:
+                qubits = tuple(check_integer("layout", qubit, 0) for qubit in self.layout)
+            except (TypeError, InvalidInputError):
                 raise InvalidInputError(
                     f"layout must be the number of a qubit for each wire, got {self.layout!r}"
-                )
-            object.__setattr__(self, "layout", tuple(map(int, self.layout)))
+                ) from None
+            object.__setattr__(self, "layout", qubits)
 
     @classmethod
     def of(cls, options: Mapping[str, Any], settings: "HardwareSettings | None" = None) -> Self:
-        """Make settings from field names and values; complete settings stay unchanged.
-
-        Raises:
-            InvalidInputError: for an unknown name (the error suggests the nearest), settings of
-                another type, or both settings and options.
-
-        Example:
-            >>> HardwareSettings.of({"shots": 100}).shots
-            100
-        """
+        """Make settings from field names and values, or return the settings given instead."""
         if settings is not None:
             if not isinstance(settings, cls):
                 raise InvalidInputError(f"settings must be HardwareSettings, got {settings!r}")
@@ -198,7 +183,3 @@ class HardwareSettings:
         if is_local and self.seed is not None:
             options["simulator"] = {"seed_simulator": self.seed}
         return options
-
-
-def _is_count(value: object) -> bool:
-    return isinstance(value, int | np.integer) and not isinstance(value, bool) and int(value) >= 0

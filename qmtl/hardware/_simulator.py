@@ -39,12 +39,10 @@ logger = logging.getLogger("qmtl")
 class HardwareSimulator(Simulator):
     """Evaluates head circuits on a backend: one of IBM's devices, its fake version, or Aer.
 
-    It is for trained heads: ``model.head.with_simulator(HardwareSimulator("fake_fez"))``. All
-    samples and tasks of a call are in one run. On a device the run is in the ledger, and the same
-    call after an interruption continues it instead of sending it again.
-
+    It is for trained heads. All samples and tasks of a call are in one run. On a device the run is
+    in the ledger, and the same call after an interruption continues it instead of sending it again.
     Gradients are refused unless you request them: by parameter shift they take two more executions
-    for each rotation, sample and shot. `executions` tells how many.
+    for each rotation, sample and shot (`executions`).
 
     Args:
         backend: a name or a backend, see `qmtl.hardware.open_backend`.
@@ -52,9 +50,6 @@ class HardwareSimulator(Simulator):
         service: an open `QiskitRuntimeService`; None for the account's.
         ledger: for IBM's devices, the ledger or its file; None for the user's.
         **options: fields of `HardwareSettings`, such as ``shots`` or ``mitigation``.
-
-    Raises:
-        InvalidInputError: for unknown names or settings.
 
     Example:
         >>> from qmtl import HeadCircuit, QuantumHead, Task
@@ -97,9 +92,7 @@ class HardwareSimulator(Simulator):
     ) -> Tensor:
         """Return the tasks' measured outputs side by side, shape (batch, outputs); see `Simulator`.
 
-        Raises:
-            HardwareBudgetError: if the run would cost more than its budget.
-            HardwareError: if the service fails.
+        A service that fails, or a budget that is too small, is a `HardwareError`.
         """
         chosen = check_angles(circuit, angles, tasks)
         check_weights(circuit, weights, angles)

@@ -1,18 +1,15 @@
-"""Submitting and cancelling runs: exactly one job carries each chunk, whatever happens.
+"""Submitting runs: exactly one job carries each chunk, whatever happens."""
 
-The ledger records each chunk before it is sent, and jobs are tagged with the run and with the hash
-of their content. After any error or restart, jobs are looked up by these tags before anything is
-sent; if there are several, the oldest is kept and the others are cancelled. A job that failed, or
-that was cancelled elsewhere, is sent again only if the caller asks for it.
-"""
-
+import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
+from qmtl._html import in_notebook
 from qmtl.errors import (
     HardwareBudgetError,
     HardwareBusyError,
@@ -22,12 +19,49 @@ from qmtl.errors import (
     InvalidInputError,
 )
 from qmtl.hardware._claim import Claim, claimed
-from qmtl.hardware._client import Client, JobState, Patience
+from qmtl.hardware._client import Client, JobState
 from qmtl.hardware._decode import raw_to_bytes
-from qmtl.hardware._ledger import Ledger, RunRecord
+from qmtl.hardware._ledger import ChunkRecord, Ledger, RunRecord
 from qmtl.hardware._local import execute
 from qmtl.hardware._prepared_run import PreparedRun
-from qmtl.hardware._progress import Progress
+
+
+@dataclass
+class Progress:
+    """A line on standard error, or in a notebook's cell, that says what a run is waiting for.
+
+    On a terminal the line is overwritten; elsewhere a new line is written when it changes.
+
+    Attributes:
+        write: function that writes text.
+        is_terminal: whether a line can be overwritten.
+    """
+
+    write: Callable[[str], Any] = field(default_factory=lambda: _stream().write)
+    is_terminal: bool = field(default_factory=lambda: _stream().isatty())
+    _started: float = field(default_factory=time.monotonic)
+    _last: str = ""
+
+    def show(self, text: str) -> None:
+        """Show what the run is waiting for."""
+        if self.is_terminal:
+            seconds = int(time.monotonic() - self._started)
+            line = f"{text} ({seconds // 60}:{seconds % 60:02d})"
+            self.write(f"\r{line:<{len(self._last)}}")
+            self._last = line
+        elif text != self._last:
+            self.write(f"{text}\n")
+            self._last = text
+
+    def end(self) -> None:
+        """End the line."""
+        if self.is_terminal and self._last:
+            self.write("\n")
+
+
+def _stream() -> TextIO:
+    # Notebooks show standard error as if something had gone wrong.
+    return sys.stdout if in_notebook() else sys.stderr
 
 
 def submit(
@@ -63,8 +97,6 @@ def submit(
         HardwareBudgetError: if the run needs more than the budget or than the account has left.
         HardwareJobError: if jobs of the run failed or were cancelled, and `resubmit` is False.
         HardwareError: if the service fails; the same call continues where this one ended.
-        InvalidInputError: if the run is not in the ledger.
-        KeyboardInterrupt: with a message that says how to continue.
 
     Example:
         >>> import tempfile, torch
@@ -89,12 +121,15 @@ def submit(
         run = ledger.add_run(prepared, again=again)
         backend = prepared.device if backend is None else backend
     if resubmit:
-        _reopen(ledger, run.run)
+        for chunk in ledger.chunks(run.run):
+            with claimed(ledger, run.run, chunk.idx) as claim:
+                if claim is not None and claim.record.state in ("failed", "cancelled"):
+                    claim.reopen()
     try:
         if run.is_local:
             _execute(ledger, run, backend, progress or Progress())
         else:
-            _send(_Sender(ledger, run, Client.of(service), budget_seconds))
+            _Sender(ledger, run, Client.of(service), budget_seconds).send()
     except KeyboardInterrupt:
         raise KeyboardInterrupt(
             f"run {run.run} is in the ledger; `{ledger.command('submit', run.run)}` continues it"
@@ -104,11 +139,7 @@ def submit(
 
 
 def raise_if_ended(ledger: Ledger, run: str) -> None:
-    """Raise if some chunks of a run have no result and will get none.
-
-    Raises:
-        HardwareJobError: if so; the error names the first of them, the reason, and what to do.
-    """
+    """Raise `HardwareJobError` if some chunks of a run have no result and will get none."""
     ended = [chunk for chunk in ledger.chunks(run) if chunk.state in ("failed", "cancelled")]
     if ended:
         repeat = "execute" if ledger.run(run).is_local else "send"
@@ -118,52 +149,46 @@ def raise_if_ended(ledger: Ledger, run: str) -> None:
         )
 
 
-def _reopen(ledger: Ledger, run: str) -> None:
-    for chunk in ledger.chunks(run):
-        with claimed(ledger, run, chunk.idx) as claim:
-            if claim is not None and claim.record.state in ("failed", "cancelled"):
-                claim.reopen()
+def _work_on(
+    ledger: Ledger, chunk: ChunkRecord, pause: float, work: Callable[[Claim], Any]
+) -> None:
+    """Do some work on a chunk that is not sent; of several processes one does it, others wait."""
+    while ledger.chunks(chunk.run)[chunk.idx].is_unsent:
+        with claimed(ledger, chunk.run, chunk.idx) as claim:
+            if claim is None:
+                time.sleep(pause)
+            elif claim.record.is_unsent:
+                work(claim)
 
 
-def _execute(ledger: Ledger, record: RunRecord, backend: Any, progress: Progress) -> None:
-    """Execute a run's chunks here, each once; of several processes one does it, the others wait."""
-    prepared: PreparedRun | None = None
-    run, chunks = record.run, ledger.chunks(record.run)
-    shown = f"run {run} on {record.backend}, {record.samples} samples: job"
+def _execute(ledger: Ledger, run: RunRecord, backend: Any, progress: Progress) -> None:
+    """Execute a run's chunks here, each once."""
+    chunks = ledger.chunks(run.run)
+    unsent = [chunk for chunk in chunks if chunk.is_unsent]
+    if not unsent:
+        return
+    prepared = ledger.prepared(run.run)
+
+    def work(claim: Claim) -> None:
+        claim.intend()
+        job = f"local-{claim.run}-{claim.idx}-{claim.record.attempt}"
+        claim.note_job(job)
+        claim.store(raw_to_bytes(execute(prepared, claim.idx, backend=backend)), job)
+
     try:
-        for chunk in chunks:
-            while ledger.chunks(run)[chunk.idx].state in ("planned", "sending"):
-                progress.show(f"{shown} {chunk.idx + 1} of {len(chunks)} is executed here")
-                with claimed(ledger, run, chunk.idx) as claim:
-                    if claim is not None:
-                        prepared = prepared or ledger.prepared(run)
-                        _execute_chunk(prepared, claim, backend)
-                        continue
-                time.sleep(0.2)
+        for chunk in unsent:
+            progress.show(
+                f"run {run.run} on {run.backend}, {run.samples} samples: job {chunk.idx + 1} of "
+                f"{len(chunks)} is executed here"
+            )
+            _work_on(ledger, chunk, 0.2, work)
     finally:
         progress.end()
 
 
-def _execute_chunk(prepared: PreparedRun, claim: Claim, backend: Any) -> None:
-    if claim.record.state not in ("planned", "sending"):
-        return
-    claim.intend()
-    job = f"local-{claim.run}-{claim.idx}-{claim.record.attempt}"
-    claim.note_job(job)
-    claim.store(raw_to_bytes(execute(prepared, claim.idx, backend=backend)), job)
-
-
 @dataclass(frozen=True)
 class _Sender:
-    """Sends the chunks of one run.
-
-    Attributes:
-        ledger: the ledger with the run.
-        run: the run.
-        client: client of the service.
-        budget_seconds: QPU seconds that may be spent on what is still to be sent; None for no limit
-            except the account's own.
-    """
+    """Sends the chunks of one run."""
 
     ledger: Ledger
     run: RunRecord
@@ -172,7 +197,6 @@ class _Sender:
 
     @cached_property
     def prepared(self) -> PreparedRun:
-        """The run as it was prepared."""
         return self.ledger.prepared(self.run.run)
 
     @cached_property
@@ -185,15 +209,10 @@ class _Sender:
             self.ledger.set_session(self.run.run, mode.session_id)
         return mode
 
-    def close(self) -> None:
-        """Tell the service that nothing more will be sent to an open batch or session."""
-        if "mode" in vars(self) and self.prepared.mode != "job":
-            self.client.close_mode(self.mode)
-
     def _check_budget(self) -> None:
         chunks = self.ledger.chunks(self.run.run)
         executions = [chunk.executions for chunk in self.prepared.chunks]
-        waiting = sum(executions[c.idx] for c in chunks if c.state in ("planned", "sending"))
+        waiting = sum(executions[c.idx] for c in chunks if c.is_unsent)
         needed = self.prepared.estimate.qpu_seconds * waiting / sum(executions)
         need = f"run {self.run.run} needs about {needed:.0f} s on {self.run.backend}"
         if self.budget_seconds is not None and needed > self.budget_seconds:
@@ -207,26 +226,26 @@ class _Sender:
                 f"samples or shots"
             )
 
-    def send(self, idx: int) -> None:
-        """Make sure that exactly one job carries a chunk."""
-        while self.ledger.chunks(self.run.run)[idx].state in ("planned", "sending"):
-            with claimed(self.ledger, self.run.run, idx) as claim:
-                if claim is not None:
-                    self._send(claim)
-                    return
-            # Another process is sending it, and will finish soon.
-            time.sleep(min(0.2, self.client.patience.first_wait))
+    def send(self) -> None:
+        """Make sure that exactly one job carries each chunk."""
+        patience = self.client.patience
+        retrying = patience.retrying(HardwareConnectionError, HardwareBusyError)
+        pause = min(0.2, patience.first_wait)
+        try:
+            for chunk in self.ledger.chunks(self.run.run):
+                _work_on(self.ledger, chunk, pause, partial(retrying, self._send_once))
+        except BaseException:
+            # An open session costs money by the minute; an open batch does not, and is continued.
+            if self.run.mode == "session":
+                with suppress(HardwareError):
+                    self._close()
+            raise
+        self._close()
 
-    def _send(self, claim: Claim) -> None:
-        from tenacity import Retrying, retry_if_exception_type, stop_after_attempt
-
-        retrying = Retrying(
-            retry=retry_if_exception_type((HardwareConnectionError, HardwareBusyError)),
-            stop=stop_after_attempt(self.client.patience.sends),
-            wait=waits(self.client.patience),
-            reraise=True,
-        )
-        retrying(self._send_once, claim)
+    def _close(self) -> None:
+        """Tell the service that nothing more will be sent to an open batch or session."""
+        if "mode" in vars(self) and self.prepared.mode != "job":
+            self.client.close_mode(self.mode)
 
     def _send_once(self, claim: Claim) -> None:
         if settle(self.client, claim, self.run.backend):
@@ -238,27 +257,10 @@ class _Sender:
         settle(self.client, claim, self.run.backend)
 
 
-def _send(sender: _Sender) -> None:
-    try:
-        for chunk in sender.ledger.chunks(sender.run.run):
-            sender.send(chunk.idx)
-    except BaseException:
-        # An open session costs money by the minute; an open batch does not, and is continued.
-        if sender.run.mode == "session":
-            with suppress(HardwareError):
-                sender.close()
-        raise
-    sender.close()
-
-
 def settle(client: Client, claim: Claim, backend: str) -> bool:
-    """Look up a chunk's jobs, keep the oldest, and cancel the others.
-
-    Returns:
-        Whether the state of the chunk is known: False if it has no job.
-    """
+    """Look up a chunk's jobs, keep the oldest, cancel the others; return False if there is none."""
     chunk = claim.record
-    if chunk.state not in ("planned", "sending"):
+    if not chunk.is_unsent:
         return True
     found = _look_up(client, claim, backend)
     if chunk.job is not None and chunk.job not in [state.job for state in found]:
@@ -299,22 +301,14 @@ def end(claim: Claim, state: JobState) -> None:
 
 def _look_up(client: Client, claim: Claim, backend: str) -> list[JobState]:
     """Find a chunk's jobs, oldest first; look again if a job may just have been created."""
-    from tenacity import Retrying, retry_if_result, stop_after_attempt
+    from tenacity import retry_if_result, stop_after_attempt
 
     chunk, patience = claim.record, client.patience
     looks = patience.lookups if chunk.seconds_since_sent < patience.settled else 1
-    retrying = Retrying(
+    retrying = patience.retrying(
         retry=retry_if_result(lambda found: not found and chunk.job is None),
         stop=stop_after_attempt(looks),
-        wait=waits(patience),
-        retry_error_callback=lambda state: state.outcome.result() if state.outcome else [],
+        retry_error_callback=lambda _: [],
     )
     found: list[JobState] = retrying(client.find, backend, chunk.tags)
     return found
-
-
-def waits(patience: Patience) -> Any:
-    """Return the waits between attempts."""
-    from tenacity import wait_exponential
-
-    return wait_exponential(multiplier=patience.first_wait, max=patience.longest_wait)

@@ -1,13 +1,9 @@
-"""Transpilation: a head circuit in a device's gates, on the best qubits by its calibration.
-
-Results are cached under a hash of everything that they depend on.
-"""
+"""Transpilation: a head circuit in a device's gates, on the best qubits by its calibration."""
 
 import io
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from hashlib import sha256
 from itertools import permutations
 from math import isnan, prod
 from pathlib import Path
@@ -16,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from qmtl._io import write_bytes
 from qmtl.errors import InvalidInputError
 from qmtl.hardware._backends import IDEAL_GATES, Backend
+from qmtl.hardware._prepared_run import digest
 from qmtl.hardware._qiskit import fingerprint
 
 if TYPE_CHECKING:
@@ -32,8 +29,7 @@ def usable_target(target: "Target") -> "Target":
     """Return the target without gates and qubits that are broken according to its calibration.
 
     A two-qubit gate is left out if its error is NaN or at least 0.5, or if it is 0 while others are
-    not (0 then means that it was not measured). A qubit is left out if the same holds for its
-    read-out error. Gates without a coupling map act on all qubits and pairs.
+    not (0 then means that it was not measured); a qubit, if this holds for its read-out error.
     """
     from qiskit.transpiler import Target
 
@@ -50,6 +46,7 @@ def usable_target(target: "Target") -> "Target":
         if on is None or None in on:
             if getattr(operation, "num_qubits", None) not in (1, 2):
                 continue  # such as control flow, whose operations are classes
+            # Without a coupling map, gates act on all qubits and pairs.
             on = dict.fromkeys(permutations(range(target.num_qubits), operation.num_qubits))
         broken = _broken(target, name) if len(next(iter(on))) == 2 else set()
         kept = {
@@ -80,72 +77,49 @@ def _error(properties: Any) -> float | None:
 def best_layout(
     circuit: "QuantumCircuit", target: "Target", read: Iterable[int]
 ) -> tuple[int, ...] | None:
-    """Return the qubits on which a circuit runs without swaps and with the smallest errors.
+    """Return the qubit of each wire on which a circuit runs without swaps and with few errors.
 
-    The graph of the circuit's two-qubit gates (a ring, a line) is searched for in the coupling map.
-    Of the copies found, the one with the largest product of two-qubit and read-out fidelities is
-    used. Parts of the graph without a gate between them are placed one after another, the largest
-    first: searched for together, they would take minutes.
-
-    Args:
-        circuit: a circuit before transpilation.
-        target: the device's `usable_target`.
-        read: wires whose read-out matters.
-
-    Returns:
-        The qubit of each wire; None if the search found no copy within its limits.
-
-    Example:
-        >>> from qiskit import QuantumCircuit
-        >>> from qiskit.providers.fake_provider import GenericBackendV2
-        >>> backend = GenericBackendV2(4, ["cz", "x"], coupling_map=[[0, 1], [1, 3]], seed=1)
-        >>> line = QuantumCircuit(3)
-        >>> _ = line.cz(0, 1), line.cz(1, 2)
-        >>> best_layout(line, backend.target, [])[1]
-        1
+    The graph of the circuit's two-qubit gates (a ring, a line) is searched for in the coupling map
+    of a `usable_target`. Of the copies found, the one with the largest product of two-qubit
+    fidelities, and of the read-out fidelities of wires to `read`, is used; None if none is found.
     """
+    from qiskit.circuit.library import CZGate, XGate
     from qiskit.converters import circuit_to_dag
+    from qiskit.transpiler import Target
     from qiskit.transpiler.passes import VF2Layout
+    from qiskit.transpiler.passes.layout.vf2_utils import ErrorMap
 
-    pattern, plain, errors = _pattern(circuit, target, read)
+    pairs = _pair_errors(target)
+    readouts = {qubit: _error(p) or 0.0 for (qubit,), p in target["measure"].items()}
+    errors = ErrorMap(len(pairs) + len(readouts))
+    for places, error in (pairs | {(qubit, qubit): e for qubit, e in readouts.items()}).items():
+        errors.add_error(places, error)
+    pattern = _pattern(circuit, read)
     placed: dict[Any, int] = {}
+    # Parts without a gate between them are placed one after another, the largest first: searched
+    # for together, they would take minutes.
     parts = circuit_to_dag(pattern).separable_circuits(remove_idle_qubits=True)
     for part in sorted(parts, key=lambda dag: -dag.num_qubits()):
         if not part.size():
             continue  # a wire that does not matter
-        search = VF2Layout(target=_without(plain, placed.values()), seed=-1, call_limit=STEPS)
+        taken = set(placed.values())
+        free = Target(num_qubits=target.num_qubits)
+        free.add_instruction(CZGate(), {pair: None for pair in pairs if taken.isdisjoint(pair)})
+        free.add_instruction(XGate(), {(q,): None for q in readouts if q not in taken})
+        search = VF2Layout(target=free, seed=-1, call_limit=STEPS)
         search.property_set["vf2_avg_error_map"] = errors
         search.run(part)
         layout = search.property_set["layout"]
         if layout is None:
             return None
         placed |= {qubit: layout[qubit] for qubit in part.qubits}
-    left = iter(sorted(set(range(target.num_qubits)).difference(placed.values())))
-    return tuple(placed[qubit] if qubit in placed else next(left) for qubit in pattern.qubits)
+    others = iter(sorted(set(range(target.num_qubits)).difference(placed.values())))
+    return tuple(placed[qubit] if qubit in placed else next(others) for qubit in pattern.qubits)
 
 
-def _without(target: "Target", taken: Iterable[int]) -> "Target":
-    """Return a target without the qubits that are taken."""
-    from qiskit.transpiler import Target
-
-    free, used = Target(num_qubits=target.num_qubits), set(taken)
-    for name in target.operation_names:
-        on = {qubits: None for qubits in target[name] if used.isdisjoint(qubits)}
-        free.add_instruction(target.operation_from_name(name), on)
-    return free
-
-
-def _pattern(
-    circuit: "QuantumCircuit", target: "Target", read: Iterable[int]
-) -> tuple["QuantumCircuit", "Target", Any]:
-    """Return a circuit and a target in which only what matters for the layout has errors.
-
-    Two-qubit gates are kept; a one-qubit gate replaces each read-out.
-    """
+def _pattern(circuit: "QuantumCircuit", read: Iterable[int]) -> "QuantumCircuit":
+    """Return what matters for the layout: a CZ for each two-qubit gate, an X for each read-out."""
     from qiskit import QuantumCircuit
-    from qiskit.circuit.library import CZGate, XGate
-    from qiskit.transpiler import Target
-    from qiskit.transpiler.passes.layout.vf2_utils import ErrorMap
 
     pattern = QuantumCircuit(circuit.num_qubits)
     for instruction in circuit.data:
@@ -153,51 +127,22 @@ def _pattern(
             pattern.cz(*(circuit.find_bit(qubit).index for qubit in instruction.qubits))
     for wire in read:
         pattern.x(wire)
-    pairs = _pair_errors(target)
-    readouts = {
-        qubit: _error(properties) or 0.0
-        for (qubit,), properties in (
-            target["measure"] if "measure" in target.operation_names else {}
-        ).items()
-    }
-    errors = ErrorMap(len(pairs) + len(readouts))
-    for pair, error in pairs.items():
-        errors.add_error(pair, error)
-    for qubit, error in readouts.items():
-        errors.add_error((qubit, qubit), error)
-    plain = Target(num_qubits=target.num_qubits)
-    plain.add_instruction(CZGate(), dict.fromkeys(pairs))
-    plain.add_instruction(
-        XGate(), {(qubit,): None for qubit in readouts or range(target.num_qubits)}
-    )
-    return pattern, plain, errors
+    return pattern
 
 
 def _pair_errors(target: "Target") -> dict[tuple[int, int], float]:
     """Return the error of the native entangling gate on each pair, in both directions."""
     found: dict[tuple[int, int], float] = {}
-    for name in ("cz", "ecr", "cx", "rzz"):
-        if name not in target.operation_names:
-            continue
-        for (a, b), properties in target[name].items():
-            error = _error(properties) or 0.0
+    for name in ("cz", "ecr", "cx", "rzz"):  # the first that a pair has counts
+        on = target[name] if name in target.operation_names else {}
+        for (a, b), properties in on.items():
             for pair in ((a, b), (b, a)):
-                found.setdefault(pair, error)
+                found.setdefault(pair, _error(properties) or 0.0)
     return found
 
 
 def estimated_success(circuit: "QuantumCircuit", target: "Target") -> float:
-    """Multiply the fidelities of a transpiled circuit's gates and read-outs.
-
-    Example:
-        >>> from qiskit import QuantumCircuit
-        >>> from qiskit.providers.fake_provider import GenericBackendV2
-        >>> target = GenericBackendV2(2, seed=1).target
-        >>> circuit = QuantumCircuit(2)
-        >>> _ = circuit.cx(0, 1)
-        >>> estimated_success(circuit, target) == 1 - target["cx"][0, 1].error
-        True
-    """
+    """Multiply the fidelities of a transpiled circuit's gates and read-outs."""
     errors = []
     for instruction in circuit.data:
         name = instruction.operation.name
@@ -210,31 +155,22 @@ def estimated_success(circuit: "QuantumCircuit", target: "Target") -> float:
 # Number of routings to try if every layout needs swaps; fewer for large circuits.
 ROUTINGS, FEW_ROUTINGS, LARGE = 12, 4, 40
 LEVEL = 3
-CACHE_VERSION = 1
+CACHE_VERSION = 2
 
 
 @dataclass(frozen=True, eq=False)
 class Transpiled:
-    """A transpiled circuit in a device's gates.
-
-    Attributes:
-        circuit: the circuit on the device's qubits.
-        layout: the qubit of each wire before the first gate.
-        swaps: number of swaps that routing added.
-    """
+    """A transpiled circuit in a device's gates, on the device's qubits."""
 
     circuit: "QuantumCircuit"
+    # The qubit of each wire before the first gate.
     layout: tuple[int, ...]
+    # Number of swaps that routing added.
     swaps: int
 
 
 def cache_folder() -> Path:
-    """Return the folder of transpiled circuits, in ``$XDG_CACHE_HOME`` or ``~/.cache``.
-
-    Example:
-        >>> cache_folder().parts[-2:]
-        ('qmtl', 'transpiled')
-    """
+    """Return the folder of transpiled circuits, in ``$XDG_CACHE_HOME`` or ``~/.cache``."""
     root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(root) / "qmtl" / "transpiled"
 
@@ -243,25 +179,14 @@ def transpiled(
     circuit: "QuantumCircuit",
     backend: Backend,
     read: Sequence[int],
-    *,
     layout: Sequence[int] | None = None,
     cache: Path | None = None,
 ) -> Transpiled:
-    """Transpile a circuit to a backend's gates.
+    """Transpile a circuit with measurements and symbolic features to a backend's gates.
 
-    If the coupling map contains the graph of the circuit's two-qubit gates, its best copy is used
-    (`best_layout`), and no swaps are added. Otherwise several routings are tried, and the one with
-    the best estimated success is used.
-
-    Args:
-        circuit: a circuit with measurements and symbolic features.
-        backend: the backend that will run it.
-        read: wires whose read-out matters.
-        layout: the qubit of each wire; None chooses it.
-        cache: folder of cached results; None for no cache.
-
-    Raises:
-        InvalidInputError: if the circuit or the layout does not fit the backend.
+    If no layout is given, and the coupling map contains the graph of the circuit's two-qubit gates,
+    its best copy is used (`best_layout`) without swaps. Otherwise several routings are tried, and
+    the one with the best estimated success is used.
     """
     from qiskit.transpiler.exceptions import TranspilerError
 
@@ -332,8 +257,8 @@ def _transpile(
     if chosen is not None:
         return _routed(circuit, target, chosen, 0)
     tries = ROUTINGS if circuit.num_qubits < LARGE else FEW_ROUTINGS
-    found = [_routed(circuit, target, None, seed) for seed in range(tries)]
-    return max(found, key=lambda one: estimated_success(one.circuit, target))
+    routed = [_routed(circuit, target, None, seed) for seed in range(tries)]
+    return max(routed, key=lambda one: estimated_success(one.circuit, target))
 
 
 def _routed(
@@ -375,9 +300,8 @@ def _key(
         for name in target.operation_names
         for qubits, p in target[name].items()
     )
-    settings = (CACHE_VERSION, qiskit.__version__, LEVEL, tuple(read), layout and tuple(layout))
-    content = (fingerprint(circuit), repr(calibration), target.dt, repr(settings))
-    return sha256(repr(content).encode()).hexdigest()
+    settings = [CACHE_VERSION, qiskit.__version__, LEVEL, list(read), layout]
+    return digest([fingerprint(circuit), repr(calibration), target.dt, settings])
 
 
 def _write(path: Path, found: Transpiled) -> None:
@@ -412,12 +336,7 @@ def _read(path: Path, circuit: "QuantumCircuit") -> Transpiled | None:
 
 
 def scheduled(circuit: "QuantumCircuit", target: "Target") -> "QuantumCircuit":
-    """Return the circuit with explicit delays and late gates, as IBM's devices run it.
-
-    Args:
-        circuit: a circuit transpiled for the target.
-        target: a target with durations; without them the circuit is returned unchanged.
-    """
+    """Add delays to a circuit, with late gates, unless the target has no durations."""
     from qiskit.transpiler import PassManager
     from qiskit.transpiler.exceptions import TranspilerError
     from qiskit.transpiler.passes import ALAPScheduleAnalysis, PadDelay

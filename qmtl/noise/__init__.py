@@ -1,5 +1,6 @@
 """Noise of devices: channels in the Pauli basis, and the gates that they follow."""
 
+from qmtl.noise._backend import fake_backends as fake_backends
 from qmtl.noise._channel import Channel as Channel
 from qmtl.noise._channel import CoherentError as CoherentError
 from qmtl.noise._device import DeviceNoise as DeviceNoise

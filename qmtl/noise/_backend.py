@@ -1,60 +1,43 @@
-"""Noise of gates from a Qiskit backend's calibration, by the recipe of Qiskit Aer.
-
-The recipe is that of Aer's `NoiseModel.from_backend` at temperature 0. The wires relax during a
-gate. If the gate's reported error (one minus the average gate fidelity) is larger than that, a
-depolarising channel before the relaxation adds the difference. Physically impossible errors are
-reduced to the nearest possible ones, and T2 to 2·T1.
-
-Qiskit is not imported: only attributes of the backend are read.
-"""
+"""Noise of gates from a Qiskit backend's calibration, of which only attributes are read."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from math import inf, prod
 from statistics import median
 from typing import Any
 
-from qmtl.errors import InvalidInputError
+from qmtl.errors import InvalidInputError, missing_extra
 from qmtl.noise._channel import Channel
-from qmtl.noise._events import Order, Relaxation, Timing
+from qmtl.noise._events import Order, Relaxation, Timing, Wires
 
 # Supported native gates of a backend; it must have at least one of each row.
 ONE_WIRE = ("rz", "sx", "x", "id", "rx")
 TWO_WIRE = ("cz", "ecr", "cx", "rzz")
-Wires = tuple[int, ...]
+# Channels after a gate; each comes with the positions of its wires among the gate's wires.
 Channels = tuple[tuple[Channel, Wires], ...]
 Key = tuple[str, Wires]
 
 
-@dataclass(frozen=True)
-class Calibration:
-    """A backend's report about its wires; the fields have the meaning of `DeviceNoise`'s."""
+def fake_backends(missing: str = "qiskit-ibm-runtime is not installed") -> dict[str, Any]:
+    """Return the class of each fake backend of qiskit-ibm-runtime, by the backend's name.
 
-    two_wire: Channel | None
-    gates: dict[Key, Channels]
-    readouts: dict[int, tuple[float, float]]
-    timing: Timing | None
+    Raises:
+        MissingDependencyError: if it is not installed; the error begins with `missing`.
+    """
+    try:
+        from qiskit_ibm_runtime import fake_provider
+    except ImportError:
+        raise missing_extra(missing, "ibm") from None
+    named = ((getattr(c, "backend_name", None), c) for c in vars(fake_provider).values())
+    return dict(sorted((name, c) for name, c in named if isinstance(name, str)))
 
 
 def read_calibration(
     backend: Any,
     wires: Mapping[int, int] | Sequence[int] | None,
-    *,
-    relaxation: bool = True,
-    order: Order | None = "alap",
-) -> Calibration:
-    """Read the calibration of some of a backend's qubits.
-
-    Args:
-        backend: a Qiskit backend or `Target`.
-        wires: the qubit of each wire; None if wire i is qubit i.
-        relaxation: whether wires relax, during gates and while they wait.
-        order: order of the schedule that gives the waiting times; None for no noise while waiting.
-
-    Raises:
-        InvalidInputError: if `backend` is neither of these, has a noise model of Aer, or lacks one
-            of the qubits.
-    """
+    relaxation: bool,
+    order: Order | None,
+) -> dict[str, Any]:
+    """Return the fields of `DeviceNoise.from_backend`, whose arguments these are."""
     target = getattr(backend, "target", backend)
     if not hasattr(target, "qubit_properties") or not hasattr(target, "num_qubits"):
         raise InvalidInputError(f"backend must be a Qiskit backend or Target, got {backend!r}")
@@ -83,7 +66,8 @@ def read_calibration(
     if errors:
         default = next(c for c, _ in _channels(max(1e-12, median(errors)), 0.0, [None, None]))
     timing = Timing(durations, relaxing, order=order) if order and relaxing else None
-    return Calibration(default, gates, _readouts(backend, target, wire_of), timing)
+    readouts = _readouts(backend, target, wire_of)
+    return {"two_wire": default, "gates": gates, "readouts": readouts, "timing": timing}
 
 
 def _wire_of(wires: Mapping[int, int] | Sequence[int] | None, n_qubits: int) -> dict[int, int]:

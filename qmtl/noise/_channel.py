@@ -1,9 +1,4 @@
-"""Noise in the Pauli basis: channels, and coherent errors of gates.
-
-A channel is stored by its action in the Heisenberg picture: it multiplies each Pauli string by a
-number, and damping turns part of Z into I. That covers any Pauli noise, amplitude and phase
-damping, thermal relaxation, and read-out errors.
-"""
+"""Noise in the Pauli basis: channels, and coherent errors of gates."""
 
 import math
 from collections.abc import Mapping
@@ -22,13 +17,13 @@ LETTERS = "IXYZ"
 class Channel:
     """A noise channel on one or two wires, by its action on Pauli strings (Heisenberg picture).
 
+    It multiplies each Pauli string by a number, and damping turns part of Z into I. That covers any
+    Pauli noise, amplitude and phase damping, thermal relaxation, and read-out errors.
+
     Args:
         factors: the factor of each Pauli string, in the order II, IX, IY, IZ, XI, ... (first wire
             first); the first is 1.
         shift: the coefficient of I that the channel adds to a Z (one wire only).
-
-    Raises:
-        InvalidInputError: for a wrong number of factors, or one outside [-1, 1].
 
     Example:
         >>> Channel.depolarising(0.75).factors
@@ -91,8 +86,7 @@ class Channel:
     def depolarising(cls, probability: float, n_wires: int = 1) -> Self:
         """Return all 3 (two wires: 15) Pauli errors, equally likely, in total `probability`.
 
-        Full depolarisation is 3/4 (15/16), as in PennyLane; Qiskit's parameter is 4/3 (16/15) times
-        this one.
+        Full depolarisation is 3/4 (15/16) as in PennyLane; Qiskit's parameter is 4/3 (16/15) times.
         """
         check_probability("probability", probability)
         rest = 1 - probability * 4**n_wires / (4**n_wires - 1)
@@ -116,14 +110,7 @@ class Channel:
     def thermal_relaxation(
         cls, t1: float, t2: float, duration: float, excited: float = 0.0
     ) -> Self:
-        """Return thermal relaxation for a given time.
-
-        Args:
-            t1: relaxation time, in seconds.
-            t2: dephasing time, in seconds; at most 2·t1.
-            duration: time that passes, in seconds.
-            excited: probability of the state 1 in equilibrium.
-        """
+        """Return thermal relaxation over a duration, in seconds; see `Relaxation`."""
         if not (t1 > 0 and 0 < t2 <= 2 * t1 and duration >= 0):
             raise InvalidInputError(
                 f"t1 and t2 must be positive with t2 <= 2·t1, and the duration not negative, got "
@@ -181,9 +168,6 @@ class CoherentError:
             ``"x"`` are rotations by a quarter and by half a turn; gates like CZ have no angle.
         rotations: further rotations right after the gate: name (``"RX"``, ``"RY"``, ``"RZ"`` or
             ``"IsingZZ"``), positions of their wires among the gate's, and angle in radians.
-
-    Raises:
-        InvalidInputError: for an unknown rotation, or a position other than 0 and 1.
 
     Example:
         >>> error = CoherentError(rotations=(("IsingZZ", (0, 1), 0.02), ("RZ", (1,), -0.01)))

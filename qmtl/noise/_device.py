@@ -1,25 +1,20 @@
 """DeviceNoise: the noise of a device after each gate, while wires wait, and at the readout."""
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from qmtl._io import write_json
 from qmtl.circuit import Gate
-from qmtl.errors import InvalidInputError, missing_extra, unknown_name
-from qmtl.noise._backend import read_calibration
+from qmtl.errors import InvalidInputError, unknown_name
+from qmtl.noise._backend import Channels, Key, fake_backends, read_calibration
 from qmtl.noise._channel import Channel, CoherentError, check_probability
-from qmtl.noise._events import Order, Timing
+from qmtl.noise._events import Order, Timing, Wires
 
+T = TypeVar("T")
 FORMAT = "qmtl-noise"
-
-
-# Channels after a gate; each comes with the positions of its wires among the gate's wires.
-Channels = tuple[tuple[Channel, tuple[int, ...]], ...]
-
-
 # Gates whose two wires may be given in either order.
 SYMMETRIC = frozenset({"CZ", "IsingZZ", "cz", "rzz"})
 
@@ -51,14 +46,10 @@ class DeviceNoise:
 
     one_wire: Channel | None = None
     two_wire: Channel | None = None
-    gates: Mapping[tuple[str, tuple[int, ...]], tuple[tuple[Channel, tuple[int, ...]], ...]] = (
-        field(default_factory=dict)
-    )
+    gates: Mapping[Key, Channels] = field(default_factory=dict)
     readout: tuple[float, float] = (0.0, 0.0)
     readouts: Mapping[int, tuple[float, float]] = field(default_factory=dict)
-    coherent: Mapping[str | tuple[str, tuple[int, ...]], CoherentError] = field(
-        default_factory=dict
-    )
+    coherent: Mapping[str | Key, CoherentError] = field(default_factory=dict)
     timing: Timing | None = None
 
     @classmethod
@@ -71,9 +62,9 @@ class DeviceNoise:
                 15th.
             readout: probability that a bit is read wrongly.
         """
-        given = {"one_qubit": one_qubit, "two_qubit": two_qubit, "readout": readout}
-        for name, value in given.items():
-            check_probability(name, value)
+        check_probability("one_qubit", one_qubit)
+        check_probability("two_qubit", two_qubit)
+        check_probability("readout", readout)
         return cls(
             Channel.depolarising(one_qubit),
             Channel.depolarising(two_qubit, n_wires=2),
@@ -91,23 +82,21 @@ class DeviceNoise:
     ) -> Self:
         """Return the noise of a Qiskit backend, from its calibration.
 
-        As in Aer's `NoiseModel.from_backend`, a gate's wires relax while it runs, after a
-        depolarising channel that makes up the rest of the reported error. Read-out errors are
-        asymmetric if the backend's properties report both (a `Target` does not). Circuits that are
-        not transpiled get approximate noise after each gate: a RY costs two ``sx``, a Hadamard one,
-        a CZ the native two-wire gate, and so on. Pairs of wires that the device does not couple get
-        the median two-wire error, without the swaps that they would need. `predict_transpiled` in
-        `qmtl.hardware` makes no such approximations.
+        As in Aer's `NoiseModel.from_backend` at temperature 0, a gate's wires relax while it runs,
+        after a depolarising channel that makes up the rest of the reported error (one minus the
+        average gate fidelity). Impossible errors are reduced to the nearest possible ones, and T2
+        to 2·T1. Read-out errors are asymmetric if the backend's properties report both (a `Target`
+        does not). Circuits that are not transpiled get approximate noise after each gate: a RY
+        costs two ``sx``, a Hadamard one, a CZ the native two-wire gate, and so on. Pairs of wires
+        that the device does not couple get the median two-wire error, without the swaps that they
+        would need. `predict_transpiled` in `qmtl.hardware` makes no such approximations.
 
         Args:
-            backend: a Qiskit backend (a fake one, too), or a `Target`.
+            backend: a Qiskit backend (a fake one, too) without a noise model of Aer, or a `Target`.
             wires: the qubit of each wire; None for wire i on qubit i. `tiled` repeats the noise
                 over more wires than the device has.
             relaxation: whether wires relax, during gates and while they wait.
             order: order of the schedule (see `Timing`); None for no noise while waiting.
-
-        Raises:
-            InvalidInputError: if it is not a backend, or lacks one of the qubits.
 
         Example:
             >>> from qiskit.providers.fake_provider import GenericBackendV2
@@ -116,16 +105,13 @@ class DeviceNoise:
             >>> sorted(noise.readouts)
             [0, 1]
         """
-        found = read_calibration(backend, wires, relaxation=relaxation, order=order)
-        return cls(
-            two_wire=found.two_wire, gates=found.gates, readouts=found.readouts, timing=found.timing
-        )
+        return cls(**read_calibration(backend, wires, relaxation, order))
 
-    def after(self, gate: Gate) -> list[tuple[Channel, tuple[int, ...]]]:
+    def after(self, gate: Gate) -> list[tuple[Channel, Wires]]:
         """Return the channels after a gate, with their wires."""
         return self.channels(gate.name, gate.wires)
 
-    def channels(self, name: str, wires: tuple[int, ...]) -> list[tuple[Channel, tuple[int, ...]]]:
+    def channels(self, name: str, wires: Wires) -> list[tuple[Channel, Wires]]:
         """Return the channels after the gate with this name, with their wires."""
         found = self.gates.get((name, wires))
         if found is None and name in SYMMETRIC:
@@ -143,7 +129,7 @@ class DeviceNoise:
             if not channel.is_identity
         ]
 
-    def coherent_error(self, name: str, wires: tuple[int, ...]) -> CoherentError | None:
+    def coherent_error(self, name: str, wires: Wires) -> CoherentError | None:
         """Return the coherent error of a gate; None if it has none."""
         return self.coherent.get((name, wires), self.coherent.get(name))
 
@@ -163,13 +149,14 @@ class DeviceNoise:
             most = max(1.0, 1 / sum(p)) if any(p) else 1.0
             return p[0] * min(scale, most), p[1] * min(scale, most)
 
+        gates = {
+            key: tuple((channel.scaled(scale), at) for channel, at in channels)
+            for key, channels in self.gates.items()
+        }
         return DeviceNoise(
             None if self.one_wire is None else self.one_wire.scaled(scale),
             None if self.two_wire is None else self.two_wire.scaled(scale),
-            {
-                key: tuple((channel.scaled(scale), at) for channel, at in channels)
-                for key, channels in self.gates.items()
-            },
+            gates,
             times(self.readout),
             {wire: times(p) for wire, p in self.readouts.items()},
             {key: error.scaled(scale) for key, error in self.coherent.items()},
@@ -215,17 +202,23 @@ class DeviceNoise:
         try:
             if description["format"] != FORMAT:
                 raise InvalidInputError(f"not a qmtl noise file: format {description['format']!r}")
+            one, two = description["one_wire"], description["two_wire"]
             timing = description.get("timing")
             return cls(
-                _channel(description["one_wire"]),
-                _channel(description["two_wire"]),
+                None if one is None else _channel(one),
+                None if two is None else _channel(two),
                 {
-                    (gate["name"], tuple(gate["wires"])): tuple(_channels(gate["channels"]))
+                    _key(gate): tuple((_channel(c), tuple(c["at"])) for c in gate["channels"])
                     for gate in description["gates"]
                 },
                 _pair(description["readout"]),
                 {int(wire): _pair(p) for wire, p in description["readouts"].items()},
-                dict(map(_coherent, description.get("coherent", ()))),
+                {
+                    error["name"] if error["wires"] is None else _key(error): (
+                        CoherentError.from_dict(error)
+                    )
+                    for error in description.get("coherent", ())
+                },
                 None if timing is None else Timing.from_dict(timing),
             )
         except (KeyError, TypeError, ValueError) as error:
@@ -246,37 +239,17 @@ class DeviceNoise:
             raise InvalidInputError(f"noise {path} cannot be read: {error}") from None
 
 
-def _channel(description: Mapping[str, Any] | None) -> Channel | None:
-    if description is None:
-        return None
+def _key(description: Mapping[str, Any]) -> Key:
+    return description["name"], tuple(description["wires"])
+
+
+def _channel(description: Mapping[str, Any]) -> Channel:
     return Channel(tuple(map(float, description["factors"])), float(description["shift"]))
-
-
-def _channels(
-    descriptions: Iterable[Mapping[str, Any]],
-) -> Iterable[tuple[Channel, tuple[int, ...]]]:
-    for description in descriptions:
-        channel = _channel(description)
-        assert channel is not None
-        yield channel, tuple(description["at"])
-
-
-def _coherent(
-    description: Mapping[str, Any],
-) -> tuple[str | tuple[str, tuple[int, ...]], CoherentError]:
-    name, wires = description["name"], description["wires"]
-    return name if wires is None else (name, tuple(wires)), CoherentError.from_dict(description)
 
 
 def _pair(values: Sequence[float]) -> tuple[float, float]:
     first, second = map(float, values)
     return first, second
-
-
-Wires = tuple[int, ...]
-
-
-T = TypeVar("T")
 
 
 def tiled(noise: DeviceNoise, tile: int, n_wires: int) -> DeviceNoise:
@@ -285,11 +258,6 @@ def tiled(noise: DeviceNoise, tile: int, n_wires: int) -> DeviceNoise:
     Wire w has the noise of wire ``w % tile``. A gate between neighbouring tiles (the last wire of
     one, the first of the next) has the noise of the pair ``(tile - 1, 0)``. If `noise` does not
     name this pair (the tile is a line, not a ring), it has the noise of unnamed pairs.
-
-    Args:
-        noise: noise of the tile.
-        tile: number of wires of the tile.
-        n_wires: number of wires wanted.
 
     Raises:
         InvalidInputError: for a tile of fewer than 3 wires, where a ring and a line are the same.
@@ -316,35 +284,26 @@ def tiled(noise: DeviceNoise, tile: int, n_wires: int) -> DeviceNoise:
             if max(moved) < n_wires:
                 yield moved
 
-    def spread(values: dict[int, T]) -> dict[int, T]:
+    def of_wires(values: Mapping[int, T]) -> dict[int, T]:
         return {w: values[w % tile] for w in range(n_wires) if w % tile in values}
+
+    def of_gates(values: Mapping[Any, T]) -> dict[Any, T]:
+        found: dict[Any, T] = {}
+        for key, value in values.items():
+            keys = [key] if isinstance(key, str) else [(key[0], on) for on in places(key[1])]
+            found |= dict.fromkeys(keys, value)
+        return found
 
     timing = noise.timing
     if timing is not None:
-        durations: dict[str | tuple[str, Wires], float] = {}
-        for key, seconds in timing.durations.items():
-            if isinstance(key, str):
-                durations[key] = seconds
-            else:
-                durations |= {(key[0], moved): seconds for moved in places(key[1])}
-        relaxation = spread(dict(timing.relaxation))
-        timing = Timing(durations, relaxation, timing.others, timing.order)
-    return DeviceNoise(
-        noise.one_wire,
-        noise.two_wire,
-        {
-            (name, moved): channels
-            for (name, wires), channels in noise.gates.items()
-            for moved in places(wires)
-        },
-        noise.readout,
-        spread(dict(noise.readouts)),
-        {
-            key if isinstance(key, str) else (key[0], moved): error
-            for key, error in noise.coherent.items()
-            for moved in ([()] if isinstance(key, str) else places(key[1]))
-        },
-        timing,
+        durations, relaxation = of_gates(timing.durations), of_wires(timing.relaxation)
+        timing = replace(timing, durations=durations, relaxation=relaxation)
+    return replace(
+        noise,
+        gates=of_gates(noise.gates),
+        readouts=of_wires(noise.readouts),
+        coherent=of_gates(noise.coherent),
+        timing=timing,
     )
 
 
@@ -356,25 +315,13 @@ def noise_of_backend(name: str, n_wires: int, *, relaxation: bool = True) -> Dev
         n_wires: number of wires of the circuit.
         relaxation: whether wires relax; if not, gates depolarise by their reported error.
 
-    Raises:
-        InvalidInputError: for an unknown name.
-        MissingDependencyError: if qiskit-ibm-runtime is not installed.
     """
-    try:
-        from qiskit_ibm_runtime import fake_provider
-    except ImportError:
-        raise missing_extra(
-            f"the noise of backend {name!r} needs qiskit-ibm-runtime (noise may also be a file, or "
-            f"numbers)",
-            "ibm",
-        ) from None
-    known = {
-        entry.backend_name: entry
-        for key, entry in vars(fake_provider).items()
-        if key.startswith("Fake") and isinstance(getattr(entry, "backend_name", None), str)
-    }
+    known = fake_backends(
+        f"the noise of backend {name!r} needs qiskit-ibm-runtime (noise may also be a file, or "
+        f"numbers)"
+    )
     if name not in known:
-        raise unknown_name("backend", name, sorted(known))
+        raise unknown_name("backend", name, known)
     backend = known[name]()
     n_qubits = backend.target.num_qubits
     if n_wires <= n_qubits:

@@ -1,11 +1,7 @@
-"""The events on a noisy device, in order: gates, channels, and how long wires wait and relax.
-
-A step is one instruction of the device, with the elementary gates that it consists of; noise and
-durations are looked up by its name. Head circuits and transpiled circuits share this code.
-"""
+"""The events on a noisy device, in order: gates, channels, and how long wires wait and relax."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import astuple, dataclass, field, replace
 from itertools import repeat
 from math import pi
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -18,9 +14,27 @@ if TYPE_CHECKING:
     from qmtl.noise._device import DeviceNoise
 
 
+Wires = tuple[int, ...]
 Order = Literal["alap", "asap"]
 # Times below this, in seconds, are rounding errors between consecutive gates.
 NO_TIME = 1e-14
+CHANNEL = "channel"
+"""Name of an event that is a channel which only shrinks expectation values."""
+DAMPING = "damping"
+"""Name of an event that is a channel which also shifts ⟨Z⟩, such as amplitude damping."""
+# Names of steps that take time but do nothing else.
+IDLE = frozenset({"barrier", "delay"})
+DIAGONAL = DIAGONAL_GATES | {"Z", "S", "Sdg"}
+# A native gate made of several elementary ones: a relative error of its angle is undefined.
+COMPOSED = "ecr"
+RIGHT_ANGLES = {
+    "X": ("RX", pi),
+    "Z": ("RZ", pi),
+    "SX": ("RX", pi / 2),
+    "SXdg": ("RX", -pi / 2),
+    "S": ("RZ", pi / 2),
+    "Sdg": ("RZ", -pi / 2),
+}
 
 
 @dataclass(frozen=True)
@@ -31,9 +45,6 @@ class Relaxation:
         t1: relaxation time, in seconds.
         t2: dephasing time, in seconds; at most 2·t1.
         excited: probability of the state 1 in equilibrium.
-
-    Raises:
-        InvalidInputError: for impossible times or an impossible probability.
 
     Example:
         >>> Relaxation(100e-6, 100e-6).during(0.0).is_identity
@@ -60,9 +71,8 @@ class Relaxation:
 class Timing:
     """Durations of gates and relaxation of wires, which give the noise of waiting wires.
 
-    The schedule covers a whole circuit: the encoding and every task's block in the partitioned
-    layout, the encoding and one task's block in the shared layout. A wire relaxes while it waits;
-    during a gate, the gate's own channels apply.
+    The schedule covers a whole circuit: the encoding, and every task's block (in the shared layout
+    one task's). A wire relaxes while it waits; during a gate, the gate's own channels apply.
 
     Args:
         durations: seconds, by the gate's name or by ``(name, wires)``; 0 for gates not named.
@@ -72,9 +82,6 @@ class Timing:
             default, Qiskit's `ALAPScheduleAnalysis`); or ``"asap"``, every gate as soon as
             possible, each wire read right after its last gate (Qiskit's `ASAPScheduleAnalysis` for
             measurements without a barrier).
-
-    Raises:
-        InvalidInputError: for a negative duration or an unknown order.
 
     Example:
         >>> timing = Timing({"CZ": 84e-9}, others=Relaxation(100e-6, 80e-6))
@@ -106,10 +113,7 @@ class Timing:
     def waiting(self, wire: int, seconds: float, *, is_fresh: bool = False) -> Channel | None:
         """Return the channel of a waiting wire; None if waiting changes nothing.
 
-        Args:
-            wire: the waiting wire.
-            seconds: how long it waits.
-            is_fresh: whether no gate has acted on the wire yet, so that it is still in the state 0.
+        A wire is fresh if no gate has acted on it yet, so that it is still in the state 0.
         """
         found = self.relaxation.get(wire, self.others)
         if found is None or seconds < NO_TIME or (is_fresh and found.excited == 0):
@@ -118,12 +122,11 @@ class Timing:
 
     def scaled(self, scale: float) -> "Timing":
         """Return the same schedule with the rates of relaxation times `scale`."""
-        return Timing(
-            self.durations,
-            {w: r.scaled(scale) for w, r in self.relaxation.items()} if scale else {},
-            None if self.others is None or not scale else self.others.scaled(scale),
-            self.order,
-        )
+        if not scale:
+            return replace(self, relaxation={}, others=None)
+        relaxation = {wire: found.scaled(scale) for wire, found in self.relaxation.items()}
+        others = None if self.others is None else self.others.scaled(scale)
+        return replace(self, relaxation=relaxation, others=others)
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-able description."""
@@ -134,20 +137,14 @@ class Timing:
                 else {"name": key[0], "wires": list(key[1]), "seconds": seconds}
                 for key, seconds in self.durations.items()
             ],
-            "relaxation": {str(wire): _numbers(r) for wire, r in self.relaxation.items()},
-            "others": None if self.others is None else _numbers(self.others),
+            "relaxation": {str(wire): list(astuple(r)) for wire, r in self.relaxation.items()},
+            "others": None if self.others is None else list(astuple(self.others)),
             "order": self.order,
         }
 
     @classmethod
     def from_dict(cls, description: Mapping[str, Any]) -> Self:
-        """Return the timing that `to_dict` described.
-
-        Example:
-            >>> timing = Timing({"CZ": 1e-7, ("RY", (3,)): 5e-8}, {3: Relaxation(1e-4, 1e-4)})
-            >>> Timing.from_dict(timing.to_dict()) == timing
-            True
-        """
+        """Return the timing that `to_dict` described."""
         others = description["others"]
         return cls(
             {
@@ -167,8 +164,7 @@ def idle_times(
 
     Args:
         steps: wires and seconds of each step, in the order of application.
-        order: see `Timing`. The first step on a wire counts its waiting time from the start of the
-            circuit.
+        order: see `Timing`. A wire waits for its first step from the start of the circuit.
 
     Example:
         >>> steps = [((0,), 1.0), ((1,), 2.0), ((0, 1), 1.0)]
@@ -177,11 +173,10 @@ def idle_times(
     """
     starts = _earliest(steps)
     if order == "alap":
-        backwards = _earliest(steps[::-1])[::-1]
-        pairs = zip(backwards, steps, strict=True)
-        ends = [start + seconds for start, (_, seconds) in pairs]
-        whole = max(ends, default=0.0)
-        starts = [whole - end for end in ends]
+        # As soon as possible, from the end of the circuit backwards.
+        backwards = zip(_earliest(steps[::-1])[::-1], steps, strict=True)
+        ends = [start + seconds for start, (_, seconds) in backwards]
+        starts = [max(ends) - end for end in ends]
     free: dict[int, float] = {}
     waited: list[tuple[float, ...]] = []
     for start, (wires, seconds) in zip(starts, steps, strict=True):
@@ -198,30 +193,6 @@ def _earliest(steps: Sequence[tuple[tuple[int, ...], float]]) -> list[float]:
         free |= dict.fromkeys(wires, start + seconds)
         starts.append(start)
     return starts
-
-
-def _numbers(relaxation: Relaxation) -> list[float]:
-    return [relaxation.t1, relaxation.t2, relaxation.excited]
-
-
-CHANNEL = "channel"
-"""Name of an event that is a channel which only shrinks expectation values."""
-DAMPING = "damping"
-"""Name of an event that is a channel which also shifts ⟨Z⟩, such as amplitude damping."""
-# Names of steps that take time but do nothing else.
-IDLE = frozenset({"barrier", "delay"})
-DIAGONAL = DIAGONAL_GATES | {"Z", "S", "Sdg"}
-# A native gate made of several elementary ones: a relative error of its angle is undefined.
-COMPOSED = "ecr"
-RIGHT_ANGLES = {
-    "X": ("RX", pi),
-    "Z": ("RZ", pi),
-    "SX": ("RX", pi / 2),
-    "SXdg": ("RX", -pi / 2),
-    "S": ("RZ", pi / 2),
-    "Sdg": ("RZ", -pi / 2),
-}
-Wires = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -261,7 +232,7 @@ class DeviceStep:
     """A gate, delay, barrier or measurement as the device runs it.
 
     Attributes:
-        name: name of the gate on the device (or in the head circuit).
+        name: its name on the device (or in the head circuit), by which the noise knows it.
         wires: the wires that it acts on.
         gates: the elementary gates that it consists of.
         seconds: its duration; None to look it up in the noise.
@@ -278,8 +249,8 @@ class NativeCircuit:
     """A transpiled head circuit in the device's gates, with all weights bound.
 
     Attributes:
-        steps: gates, delays, barriers and measurements, in the order of application, on the
-            device's wires. Angles depend on the head circuit's features.
+        steps: the circuit's steps in order, on the device's wires. Angles depend on the head
+            circuit's features.
         wires: for each task, the device's wires on which its register is read.
     """
 

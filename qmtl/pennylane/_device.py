@@ -1,13 +1,8 @@
 """``qml.device("qmtl.lightcone")`` and ``"qmtl.noisy"``: QNodes by their measurements' light cones.
 
-Each measurement depends only on the gates of its backward light cone. So a wide and shallow circuit
-with local observables costs what its cones cost, however many wires it has.
-
-References:
-    PennyLane's device interface: https://docs.pennylane.ai/en/stable/development/plugins.html
+PennyLane's device interface: https://docs.pennylane.ai/en/stable/development/plugins.html
 """
 
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -18,7 +13,7 @@ import torch
 from autograd.tracer import isbox, trace_stack
 from numpy.typing import NDArray
 from pennylane.devices import Device, ExecutionConfig
-from pennylane.devices.modifiers import simulator_tracking
+from pennylane.devices.modifiers import simulator_tracking, single_tape_support
 from pennylane.devices.preprocess import validate_device_wires, validate_measurements
 from pennylane.exceptions import DeviceError
 from pennylane.measurements import (
@@ -36,11 +31,17 @@ from qmtl.circuit import backward_cone, elementary, gates_by_wire
 from qmtl.errors import CircuitTooLargeError, InvalidInputError
 from qmtl.noise import DeviceNoise
 from qmtl.pennylane._reads import Reads, Sampling, result_of
-from qmtl.pennylane._tape import Read, TapeCircuit, TapeGates, decomposed, precision, stacked
+from qmtl.pennylane._tape import (
+    Read,
+    TapeCircuit,
+    TapeGates,
+    decomposed,
+    precision,
+    stacked,
+    tape_circuit,
+)
 from qmtl.simulators import LightConeSimulator, NoisySimulator
 
-# Number of circuits whose plans are cached, by their gates.
-CACHED_CIRCUITS = 32
 # Methods of the device itself; if parameters are torch tensors, torch differentiates.
 GRADIENT_METHODS = ("best", "device", "adjoint")
 
@@ -63,8 +64,9 @@ def _without_snapshots(tape: QuantumScript) -> tuple[Sequence[QuantumScript], Ca
 
 
 @simulator_tracking
+@single_tape_support
 class LightConeDevice(Device):
-    """A PennyLane device whose cost is that of the measurements' light cones.
+    """A PennyLane device whose cost is that of the measurements' backward light cones.
 
     It supports expectation values and variances of any observable on few wires and of sums of
     these, and probabilities, samples and counts of at most 20 wires. Without shots, values and
@@ -83,7 +85,6 @@ class LightConeDevice(Device):
             the machine's memory.
 
     Raises:
-        InvalidInputError: for an invalid seed or memory.
         DeviceError: on execution, for a measurement whose light cone is too wide, an observable
             that is not Hermitian, or an unsupported gate or measurement.
 
@@ -102,6 +103,8 @@ class LightConeDevice(Device):
     """
 
     name = "qmtl.lightcone"
+    # Whether measurements that share wires are separate circuits.
+    _apart = False
 
     def __init__(
         self,
@@ -121,23 +124,24 @@ class LightConeDevice(Device):
                 f"seed must be 'global', None, an integer >= 0, several, or a generator of NumPy, "
                 f"got {seed!r}"
             ) from error
-        self._circuits: OrderedDict[Any, TapeCircuit] = OrderedDict()
 
     def setup_execution_config(
         self, config: ExecutionConfig | None = None, circuit: QuantumScript | None = None
     ) -> ExecutionConfig:
         """Complete the configuration: backpropagation in torch, else our vector products."""
         config = config or ExecutionConfig()
-        changes: dict[str, Any] = {"mcm_config": replace(config.mcm_config, mcm_method="deferred")}
-        method = config.gradient_method
-        if method in GRADIENT_METHODS:
-            by_torch = _by_torch(circuit)
-            _check_order(circuit)
-            changes["gradient_method"] = "backprop" if by_torch else "adjoint"
-            changes["use_device_gradient"] = True
-            changes["use_device_jacobian_product"] = not by_torch
-            changes["grad_on_execution"] = False
-        return replace(config, **changes)
+        config = replace(config, mcm_config=replace(config.mcm_config, mcm_method="deferred"))
+        if config.gradient_method not in GRADIENT_METHODS:
+            return config
+        _check_order(circuit)
+        by_torch = _by_torch(circuit)
+        return replace(
+            config,
+            gradient_method="backprop" if by_torch else "adjoint",
+            use_device_gradient=True,
+            use_device_jacobian_product=not by_torch,
+            grad_on_execution=False,
+        )
 
     def supports_derivatives(
         self, execution_config: ExecutionConfig | None = None, circuit: QuantumScript | None = None
@@ -145,25 +149,13 @@ class LightConeDevice(Device):
         """Return whether the device computes derivatives: without shots, by torch to any order."""
         if execution_config is None:
             return True
-        if execution_config.gradient_method not in GRADIENT_METHODS:
-            return False
-        if circuit is None:
-            return True
-        if circuit.shots:
-            return False
-        return _by_torch(circuit) or bool(execution_config.derivative_order == 1)
+        known = execution_config.gradient_method in GRADIENT_METHODS
+        if circuit is None or not known:
+            return known
+        first = bool(execution_config.derivative_order == 1)
+        return not circuit.shots and (first or _by_torch(circuit))
 
-    def supports_vjp(
-        self, execution_config: ExecutionConfig | None = None, circuit: QuantumScript | None = None
-    ) -> bool:
-        """Return whether the device computes vector-Jacobian products."""
-        return self.supports_derivatives(execution_config, circuit)
-
-    def supports_jvp(
-        self, execution_config: ExecutionConfig | None = None, circuit: QuantumScript | None = None
-    ) -> bool:
-        """Return False: PennyLane computes Jacobian-vector products from Jacobians."""
-        return False
+    supports_vjp = supports_derivatives
 
     def preprocess_transforms(
         self, execution_config: ExecutionConfig | None = None
@@ -188,8 +180,6 @@ class LightConeDevice(Device):
         execution_config: ExecutionConfig | None = None,
     ) -> Any:
         """Measure the circuits: one value, or a tuple of values, for each."""
-        if isinstance(circuits, QuantumScript):
-            return self._execute(circuits)
         return tuple(map(self._execute, circuits))
 
     def compute_vjp(
@@ -199,8 +189,6 @@ class LightConeDevice(Device):
         execution_config: ExecutionConfig | None = None,
     ) -> Any:
         """Return gradients of circuits' weighted results with respect to trainable parameters."""
-        if isinstance(circuits, QuantumScript):
-            return self._vjp(circuits, cotangents)
         return tuple(map(self._vjp, circuits, cotangents))
 
     def compute_derivatives(
@@ -209,8 +197,6 @@ class LightConeDevice(Device):
         execution_config: ExecutionConfig | None = None,
     ) -> Any:
         """Return Jacobians of circuits' results with respect to their trainable parameters."""
-        if isinstance(circuits, QuantumScript):
-            return self._jacobian(circuits)
         return tuple(map(self._jacobian, circuits))
 
     def _execute(self, tape: QuantumScript) -> Any:
@@ -236,32 +222,15 @@ class LightConeDevice(Device):
         weights = [torch.tensor(qml.math.toarray(c), dtype=torch.float64) for c in given]
         # jax passes several cotangents at once, as leading dimensions.
         fronts = [w.shape[: max(0, w.ndim - r.ndim)] for w, r in zip(weights, results, strict=True)]
-        front = max(fronts, key=len)
-        if not front:
-            rows = [w.expand_as(r) for w, r in zip(weights, results, strict=True)]
-            return _gradients(results, leaves, rows)
-        rows = [
-            w.expand(*front, *r.shape).reshape(-1, *r.shape)
-            for w, r in zip(weights, results, strict=True)
-        ]
-        found = [_gradients(results, leaves, row) for row in zip(*rows, strict=True)]
-        parts = zip(*found, strict=True)
-        return tuple(np.stack(part).reshape((*front, *part[0].shape)) for part in parts)
+        return _gradients(results, leaves, weights, max(fronts, key=len))
 
     def _jacobian(self, tape: QuantumScript) -> Any:
         leaves, results = self._with_leaves(tape)
         every = []
         for result in results:
-            rows = []
-            for place in range(result.numel()):
-                one = torch.zeros(result.numel(), dtype=result.dtype)
-                one[place] = 1
-                rows.append(_gradients([result], leaves, [one.reshape(result.shape)]))
-            columns = [
-                np.stack(part).reshape((*result.shape, *part[0].shape))
-                for part in zip(*rows, strict=True)
-            ]
-            every.append(tuple(columns) if len(columns) > 1 else columns[0])
+            units = torch.eye(result.numel(), dtype=result.dtype).reshape(2 * result.shape)
+            columns = _gradients([result], leaves, [units], result.shape)
+            every.append(columns if len(columns) > 1 else columns[0])
         return tuple(every) if len(every) > 1 else every[0]
 
     def _places(self, tape: QuantumScript) -> dict[Any, int]:
@@ -278,25 +247,15 @@ class LightConeDevice(Device):
         values = [result.value(outputs[:, result.columns]) for result in results]
         return tuple(values if tape.batch_size is not None else (value[0] for value in values))
 
-    def _circuit(self, gates: TapeGates, n_wires: int, reads: tuple[Read, ...]) -> TapeCircuit:
-        return TapeCircuit(n_wires, gates.gates, reads)
-
     def _outputs(
         self, tape: QuantumScript, gates: TapeGates, places: dict[Any, int], reads: tuple[Read, ...]
     ) -> Tensor:
         """Return all outputs side by side, (batch, outputs); without broadcasting batch is 1."""
-        n_wires = max(len(places), 1)
-        key = (gates.gates, reads, n_wires)
-        circuit = self._circuits.get(key)
-        if circuit is None:
-            circuit = self._circuits[key] = self._circuit(gates, n_wires, reads)
-            while len(self._circuits) > CACHED_CIRCUITS:
-                self._circuits.popitem(last=False)
+        circuit = tape_circuit(max(len(places), 1), gates.gates, reads, self._apart)
         dtype = precision([*gates.features, *gates.weights])
         numbers = stacked(gates.weights, dtype)
-        angles = stacked(
-            gates.features, dtype, (1 if tape.batch_size is None else tape.batch_size,)
-        ).T
+        batch = 1 if tape.batch_size is None else tape.batch_size
+        angles = stacked(gates.features, dtype, (batch,)).T
         try:
             return self._simulator.values(circuit, angles, numbers)
         except CircuitTooLargeError as error:
@@ -347,19 +306,28 @@ def _check_order(circuit: QuantumScript | None) -> None:
 
 
 def _gradients(
-    results: Sequence[Tensor], leaves: Sequence[Tensor], weights: Sequence[Tensor]
+    results: Sequence[Tensor],
+    leaves: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    front: Sequence[int],
 ) -> tuple[NDArray[np.float64], ...]:
+    """Return the gradients for each weighting; `front` are the weights' leading dimensions."""
     pairs = [(r, w) for r, w in zip(results, weights, strict=True) if r.requires_grad]
     if not pairs or not leaves:
-        return tuple(np.zeros(leaf.shape) for leaf in leaves)
-    found = torch.autograd.grad(
-        [result for result, _ in pairs],
-        list(leaves),
-        [weight for _, weight in pairs],
-        retain_graph=True,
-        materialize_grads=True,
-    )
-    return tuple(gradient.numpy() for gradient in found)
+        return tuple(np.zeros((*front, *leaf.shape)) for leaf in leaves)
+    rows = [w.expand((*front, *r.shape)).reshape((-1, *r.shape)) for r, w in pairs]
+    found = [
+        torch.autograd.grad(
+            [result for result, _ in pairs],
+            list(leaves),
+            row,
+            retain_graph=True,
+            materialize_grads=True,
+        )
+        for row in zip(*rows, strict=True)
+    ]
+    parts = zip(*found, strict=True)
+    return tuple(torch.stack(p).reshape((*front, *p[0].shape)).numpy() for p in parts)
 
 
 def _too_wide(device: str, circuit: TapeCircuit, labels: Sequence[Any]) -> str:
@@ -388,16 +356,8 @@ class NoisyDevice(LightConeDevice):
     device does, from 0. Measurements that share wires are separate circuits, as on hardware.
 
     Args:
-        wires: number or labels of the wires; None for all wires that a circuit uses.
         noise: a `qmtl.noise.DeviceNoise`: noise of gates, waiting wires, and read-out.
-        shots: default number of shots; prefer ``qml.set_shots``.
-        seed: seed of the samples; see `LightConeDevice`.
-        max_memory: largest estimate of an execution's memory in bytes; None for three quarters of
-            the machine's memory.
-
-    Raises:
-        InvalidInputError: for noise of another type, or an invalid seed or memory.
-        DeviceError: see `LightConeDevice`.
+        wires, shots, seed, max_memory: as for `LightConeDevice`.
 
     Example:
         >>> import pennylane as qml
@@ -416,6 +376,7 @@ class NoisyDevice(LightConeDevice):
     """
 
     name = "qmtl.noisy"
+    _apart = True  # gates before one measurement disturb other measurements on the same wires
 
     def __init__(
         self,
@@ -432,10 +393,6 @@ class NoisyDevice(LightConeDevice):
                 f" got {noise!r}"
             )
         self._simulator = NoisySimulator(noise, max_memory)
-
-    def _circuit(self, gates: TapeGates, n_wires: int, reads: tuple[Read, ...]) -> TapeCircuit:
-        # Gates before one measurement disturb other measurements on the same wires.
-        return TapeCircuit(n_wires, gates.gates, reads, apart=True)
 
     def _support(
         self, gates: TapeGates, places: dict[Any, int]

@@ -44,10 +44,6 @@ def from_qfunc(
         weights: shape of its weights, or their number. The head stores them flat, in row-major
             order.
 
-    Returns:
-        The gates, for `qmtl.HeadCircuit` as ``encoding``, or as ``ansatz`` if there are no
-        features.
-
     Raises:
         InvalidInputError: for an operation that is not a gate, a wire out of range, an angle of
             another form, or a feature or weight that no gate depends on.

@@ -1,7 +1,7 @@
 """Compute the measurements of a tape from exact outputs, or from samples of wires."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -29,14 +29,11 @@ TO_Z = {"X": (("Hadamard", None),), "Y": (("RZ", -np.pi / 2), ("Hadamard", None)
 
 @dataclass(frozen=True)
 class Result:
-    """A measurement's value as a function of the outputs that are read.
+    """A measurement's value as a function of the outputs that are read."""
 
-    Attributes:
-        columns: indices of the outputs that the measurement needs.
-        value: function from these columns, shape (batch, columns), to the measurement's value.
-    """
-
+    # Indices of the outputs that the measurement needs.
     columns: list[int]
+    # From these columns, shape (batch, columns), to the measurement's value.
     value: Callable[[Tensor], Tensor]
 
 
@@ -90,25 +87,22 @@ def _constant(op: Any) -> Angle | None:
 def basis_gates(measurement: MeasurementProcess) -> list[Any]:
     """Return gates that circuits know and that rotate a measurement to the Z basis."""
     gates = measurement.diagonalizing_gates()
-    if all(op.name in GATES for op in gates):
-        return [op for op in gates if op.name not in IDLE]
-    (tape,), _ = decomposed(QuantumScript(gates), name="qmtl.lightcone")
-    return [op for op in tape.operations if op.name not in IDLE]
+    if not all(op.name in GATES for op in gates):
+        (tape,), _ = decomposed(QuantumScript(gates), name="qmtl.lightcone")
+        gates = tape.operations
+    return [op for op in gates if op.name not in IDLE]
 
 
 def result_of(measurement: MeasurementProcess, reads: Reads, tape: QuantumScript) -> Result:
     """Return how a measurement's exact value follows from outputs; add those to `reads`."""
-    observable, is_variance = measurement.obs, isinstance(measurement, VarianceMP)
     if isinstance(measurement, ProbabilityMP):
         wires = measurement.wires or tape.wires
         return Result(reads.probabilities(wires, basis_gates(measurement)), lambda values: values)
-    if observable is not None and not is_variance:
-        return _mean(observable, reads)
-    words = None if observable is None else _words(observable)
+    if not isinstance(measurement, VarianceMP):
+        return _mean(measurement, reads)
+    words = _words(measurement.obs)
     if words is None:
         columns, levels = _levels(measurement, reads)
-        if not is_variance:
-            return Result(columns, lambda p: p @ levels.to(p))
         return Result(columns, lambda p: p @ levels.to(p) ** 2 - (p @ levels.to(p)) ** 2)
     return _joined(
         [_mean_of_words(words @ words, reads), _mean_of_words(words, reads)],
@@ -116,19 +110,19 @@ def result_of(measurement: MeasurementProcess, reads: Reads, tape: QuantumScript
     )
 
 
-def _mean(observable: Any, reads: Reads) -> Result:
-    """Read an observable's mean from its Pauli words, its terms, or its eigenvalues."""
-    words = _words(observable)
+def _mean(measurement: ExpectationMP, reads: Reads) -> Result:
+    """Read a mean from the observable's Pauli words, its terms, or its eigenvalues."""
+    words = _words(measurement.obs)
     if words is not None:
         return _mean_of_words(words, reads)
-    if isinstance(observable, qml.ops.Sum):
-        factors, terms = observable.terms()
+    if isinstance(measurement.obs, qml.ops.Sum):
+        factors, terms = measurement.obs.terms()
         return _joined(
-            [_mean(term, reads) for term in terms],
+            [_mean(qml.expval(term), reads) for term in terms],
             lambda *means: sum(f * mean for f, mean in zip(factors, means, strict=True)),
         )
-    columns, levels = _levels(qml.expval(observable), reads)
-    return Result(columns, lambda values: values @ levels.to(values))
+    columns, levels = _levels(measurement, reads)
+    return Result(columns, lambda p: p @ levels.to(p))
 
 
 def _levels(measurement: MeasurementProcess, reads: Reads) -> tuple[list[int], Tensor]:
@@ -149,7 +143,9 @@ def _joined(results: Sequence[Result], combine: Callable[..., Tensor]) -> Result
 
 
 def _words(observable: Any) -> "qml.pauli.PauliSentence | None":
-    """Return an observable as a sum of Pauli words, if it is read that way."""
+    """Return an observable as a sum of Pauli words; None if it is not read that way."""
+    if observable is None:  # the measurement has eigenvalues of its own
+        return None
     if observable.pauli_rep is not None or observable.has_diagonalizing_gates:
         return observable.pauli_rep
     matrix = observable.matrix()
@@ -187,42 +183,40 @@ def _real(factor: Any, word: Any) -> Any:
 Support = Callable[[Iterable[Any]], frozenset[Any]]
 
 
-@dataclass
+@dataclass(frozen=True, eq=False)
 class Draw:
-    """A set of wires that are sampled together.
+    """A set of wires that are sampled together."""
 
-    Attributes:
-        wires: labels of the wires, the first one the most significant bit.
-        basis: for each wire, a description of the gates that rotate it to the Z basis.
-        gates: these gates.
-        support: the wires that the samples depend on.
-    """
-
-    wires: list[Any]
+    # For each wire, the first one the most significant bit, the gates that rotate it to Z in words.
     basis: dict[Any, Any]
+    # These gates.
     gates: list[Any]
+    # The wires that the samples depend on.
     support: frozenset[Any] = frozenset()
+
+    @property
+    def wires(self) -> list[Any]:
+        return list(self.basis)
 
     @classmethod
     def of(cls, measurement: MeasurementProcess, tape: QuantumScript) -> "Draw":
         """Return the draw that a measurement needs."""
         wires, gates = list(measurement.wires or tape.wires), basis_gates(measurement)
         if any(len(op.wires) > 1 for op in gates):
-            return cls(wires, dict.fromkeys(wires, _described(gates)), gates)
+            return cls(dict.fromkeys(wires, _described(gates)), gates)
         basis = {wire: _described(op for op in gates if wire in op.wires) for wire in wires}
-        return cls(wires, basis, gates)
+        return cls(basis, gates)
 
     def agrees(self, other: "Draw") -> bool:
         """Return whether both can use the same samples."""
         shared = self.basis.keys() & other.basis.keys()
         return all(self.basis[wire] == other.basis[wire] for wire in shared)
 
-    def join(self, other: "Draw") -> None:
-        """Extend this draw so that it also serves the other."""
-        self.gates += [op for op in other.gates if op.wires[0] not in self.basis]
-        self.wires += [wire for wire in other.wires if wire not in self.basis]
-        self.basis |= other.basis
-        self.support |= other.support
+    def joined(self, other: "Draw") -> "Draw":
+        """Return a draw that serves both."""
+        further = [op for op in other.gates if op.wires[0] not in self.basis]
+        support = self.support | other.support
+        return Draw(self.basis | other.basis, self.gates + further, support)
 
 
 def _described(gates: Iterable[Any]) -> tuple[Any, ...]:
@@ -235,9 +229,6 @@ class Sampling:
     Samples and counts of wires whose light cones meet are drawn together if their bases agree;
     others are independent. Means, variances and probabilities use existing samples or draw their
     own. The mean of a sum is the sum of its terms' means, each from all shots.
-
-    Raises:
-        DeviceError: if more than 20 wires must be drawn together.
     """
 
     def __init__(self, tape: QuantumScript, support: Support) -> None:
@@ -245,16 +236,11 @@ class Sampling:
         self._tape = tape
         # The terms of each measurement: a factor, the measurement (None for 1), and its samples.
         self._terms: list[list[tuple[float, Any, Draw | None]]] = []
-        raw = {
-            id(m): Draw.of(m, tape) for m in tape.measurements if isinstance(m, SampleMP | CountsMP)
-        }
-        for draw in raw.values():
-            draw.support = support(draw.wires)
-            self._add_raw(draw)
         for measurement in tape.measurements:
-            if id(measurement) in raw:
-                self._terms.append([(1.0, measurement, self._holding(raw[id(measurement)]))])
-                continue
+            if isinstance(measurement, SampleMP | CountsMP):
+                draw = Draw.of(measurement, tape)
+                self._add_raw(replace(draw, support=support(draw.wires)))
+        for measurement in tape.measurements:
             terms: list[tuple[float, Any, Draw | None]] = []
             for factor, term in _terms(measurement):
                 held = None if term is None else self._holding(Draw.of(term, tape))
@@ -263,18 +249,16 @@ class Sampling:
 
     def _add_raw(self, draw: Draw) -> None:
         """Add a draw; draws stay separate only if they are independent or have another basis."""
-        kept = Draw(list(draw.wires), dict(draw.basis), list(draw.gates), draw.support)
         for other in list(self.draws):
-            if other.support & kept.support and other.agrees(kept):
+            if other.support & draw.support and other.agrees(draw):
                 self.draws.remove(other)
-                other.join(kept)
-                kept = other
-        if len(kept.wires) > MAX_READ_WIRES:
+                draw = other.joined(draw)
+        if len(draw.wires) > MAX_READ_WIRES:
             raise DeviceError(
                 f"qmtl.lightcone draws samples of at most {MAX_READ_WIRES} wires together, got "
-                f"{len(kept.wires)} whose light cones meet: name the wires that you need"
+                f"{len(draw.wires)} whose light cones meet: name the wires that you need"
             )
-        self.draws.append(kept)
+        self.draws.append(draw)
 
     def _holding(self, needed: Draw) -> Draw:
         """Return a draw that includes the needed one; add it if there is none."""
@@ -289,27 +273,25 @@ class Sampling:
     ) -> tuple[Any, ...]:
         """Return the measurements' values; with several numbers of shots, a tuple for each number.
 
-        Args:
-            likely: probabilities for each of `draws`, shape (batch, 2^wires).
-            rng: generator of the samples.
+        `likely` are the probabilities for each of `draws`, shape (batch, 2^wires).
         """
         shots = self._tape.shots
-        bits = {}
+        bits: dict[Draw, NDArray[np.int64]] = {}
         for draw, rows in zip(self.draws, likely, strict=True):
             found = [_bits(rng, row, shots.total_shots) for row in rows]
-            bits[id(draw)] = np.stack(found) if self._tape.batch_size is not None else found[0]
+            bits[draw] = np.stack(found) if self._tape.batch_size is not None else found[0]
 
-        def value(term: Any, draw: Draw, part: tuple[int, int]) -> Any:
-            return term.process_samples(
-                bits[id(draw)], qml.wires.Wires(draw.wires), shot_range=part
-            )
+        def value(term: Any, draw: Draw | None, part: tuple[int, int]) -> Any:
+            if draw is None:
+                return 1.0
+            wires = qml.wires.Wires(draw.wires)
+            return term.process_samples(bits[draw], wires, shot_range=part)
 
         def total(terms: list[tuple[float, Any, Draw | None]], part: tuple[int, int]) -> Any:
             if len(terms) == 1 and terms[0][0] == 1 and terms[0][2] is not None:
-                return value(terms[0][1], terms[0][2], part)
+                return value(*terms[0][1:], part)
             shape = () if self._tape.batch_size is None else (self._tape.batch_size,)
-            parts = [f * (1.0 if d is None else value(t, d, part)) for f, t, d in terms]
-            return sum(parts, np.zeros(shape))
+            return sum((f * value(term, draw, part) for f, term, draw in terms), np.zeros(shape))
 
         every = [tuple(total(terms, part) for terms in self._terms) for part in shots.bins()]
         if not shots.has_partitioned_shots:

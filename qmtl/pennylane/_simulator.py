@@ -10,13 +10,7 @@ from torch import Tensor
 from qmtl._words import bytes_text
 from qmtl.circuit import HeadCircuit, Register, task_strings
 from qmtl.errors import CircuitTooLargeError, InvalidInputError, unknown_name
-from qmtl.simulators import (
-    Simulator,
-    check_angles,
-    check_weights,
-    memory_limit,
-    weights_by_name,
-)
+from qmtl.simulators import Simulator, check_angles, check_weights, memory_limit, weights_by_name
 
 # Devices that hold a state of all wires, and the number of index bits that a wire takes. Their
 # complex numbers have at least single precision.
@@ -154,9 +148,7 @@ def task_qnode(
         dimension.
 
     Raises:
-        InvalidInputError: for a device that PennyLane does not know or that has too few wires, an
-            option or method that it does not support, an unknown task, no task, or several tasks of
-            the shared layout. The QNode raises it for a wrong number of angles.
+        InvalidInputError: for a device, option, method or task that does not fit.
 
     Example:
         >>> from qmtl import HeadCircuit, Task
@@ -210,7 +202,7 @@ def _node(
 ) -> Any:
     """Return a torch QNode that can also be differentiated for batches of angles.
 
-    `best` lists the methods that support batches and that "best" may choose.
+    `best` are the methods with batches that "best" may choose.
     """
     # PennyLane sets shots on circuits, no longer on devices.
     others = {name: value for name, value in options.items() if name != "shots"}
@@ -224,18 +216,15 @@ def _node(
         takes_batches = any(target.supports_derivatives(config) for config in configs)
     else:
         takes_batches = diff_method in ("backprop", "adjoint")
+    shots = options.get("shots")
+    if shots is not None and (not isinstance(shots, int) or isinstance(shots, bool) or shots < 1):
+        raise InvalidInputError(f"shots must be an integer > 0, or None, got {shots!r}")
     if "shots" in options and isinstance(device, str):
-        qnode = qml.set_shots(qnode, _checked_shots(options["shots"]))
+        qnode = qml.set_shots(qnode, shots)
     # Shift rules do not support batches, but with shots they are the only choice.
-    if takes_batches and not (options.get("shots") or target.shots):
+    if takes_batches and not (shots or target.shots):
         return qnode
     return qml.transforms.broadcast_expand(qnode)
-
-
-def _checked_shots(shots: Any) -> int | None:
-    if shots is None or (isinstance(shots, int) and not isinstance(shots, bool) and shots > 0):
-        return shots
-    raise InvalidInputError(f"shots must be an integer > 0, or None, got {shots!r}")
 
 
 def _device(device: Any, circuit: HeadCircuit, options: Mapping[str, Any]) -> Any:

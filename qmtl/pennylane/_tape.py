@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from qmtl.circuit import (
     GATE_WIRES,
     Angle,
     Gate,
+    GateSequence,
     HeadCircuit,
     PauliStrings,
     Probabilities,
@@ -24,18 +26,15 @@ from qmtl.circuit import (
 )
 from qmtl.tasks import Task
 
+# Number of circuits that are kept, so that simulators find their plans.
+CACHED_CIRCUITS = 32
 # Operations that do not affect measurements.
 IDLE = frozenset({"Identity", "GlobalPhase", "Barrier", "WireCut", "Snapshot"})
 GATES = frozenset(GATE_WIRES) | IDLE
 
 
 def _decomposition(op: Any) -> list[Any]:
-    """Decompose a gate with PennyLane, directly or by its matrix.
-
-    Raises:
-        DeviceError: for a channel.
-        _BatchOfMatricesError: for a batch of matrices that PennyLane can only decompose one by one.
-    """
+    """Decompose a gate with PennyLane, directly or by its matrix."""
     if isinstance(op, qml.operation.Channel):
         raise DeviceError(
             f"{op.name} is a channel: qml.device('qmtl.noisy', noise=qmtl.noise.DeviceNoise(...)) "
@@ -50,64 +49,38 @@ def _decomposition(op: Any) -> list[Any]:
 
 
 class _BatchOfMatricesError(Exception):
-    pass
+    """PennyLane can only decompose the matrices one by one."""
 
 
 @qml.transform
 def decomposed(
     tape: QuantumScript, device_wires: Any = None, name: str = "device"
 ) -> tuple[Sequence[QuantumScript], Callable[..., Any]]:
-    """Decompose a tape into gates that circuits know; a batch may need several tapes.
-
-    Raises:
-        DeviceError: for an operation without a decomposition.
-    """
-    options = {
-        "stopping_condition": lambda op: op.name in GATES,
-        "skip_initial_state_prep": False,
-        "decomposer": _decomposition,
-        "target_gates": set(GATES),
-        "device_wires": device_wires,
-        "name": name,
-    }
-    found: tuple[Sequence[QuantumScript], Callable[..., Any]]
+    """Decompose a tape into gates that circuits know; a batch may need several tapes."""
+    into_gates = partial(
+        decompose,
+        stopping_condition=lambda op: op.name in GATES,
+        skip_initial_state_prep=False,
+        decomposer=_decomposition,
+        target_gates=set(GATES),
+        device_wires=device_wires,
+        name=name,
+    )
     try:
-        found = decompose(tape, **options)
+        found: tuple[Sequence[QuantumScript], Callable[..., Any]] = into_gates(tape)
+        return found
     except _BatchOfMatricesError:
         tapes, joined = qml.transforms.broadcast_expand(tape)
-        found = [decompose(own, **options)[0][0] for own in tapes], joined
-    return found
-
-
-@dataclass(frozen=True)
-class _Gates:
-    """A tape's gates as the encoding of a head circuit."""
-
-    given: tuple[Gate, ...]
-    features: int
-    weights: int
-
-    def gates(self, n_wires: int) -> list[Gate]:
-        return list(self.given)
-
-    def n_features(self, n_wires: int) -> int:
-        return self.features
-
-    def n_weights(self, n_wires: int) -> int:
-        return self.weights
+        return [into_gates(own)[0][0] for own in tapes], joined
 
 
 @dataclass(frozen=True)
 class _ToZ:
-    """Gates that rotate an observable to the Z basis, as a task block.
-
-    Attributes:
-        given: gates on positions within the register.
-        offsets: wires of the register, counted from its first one. They are part of the comparison
-            of blocks, so that registers with gaps are not taken for shifted copies.
-    """
+    """Gates that rotate an observable to the Z basis, as a task block."""
 
     given: tuple[Gate, ...]
+    # Wires of the register, counted from its first one: blocks are compared, and registers with
+    # gaps must not be taken for shifted copies.
     offsets: tuple[int, ...]
 
     def gates(self, n_wires: int, read: Sequence[int]) -> list[Gate]:
@@ -119,16 +92,12 @@ class _ToZ:
 
 @dataclass(frozen=True)
 class Read:
-    """What is read of some wires: the mean of a product of Paulis, or all probabilities.
-
-    Attributes:
-        wires: indices of the device's wires.
-        to_z: gates on positions within `wires`, applied before the wires are read in the Z basis.
-        is_word: whether to read the mean of the product of all Zs (True) or the probabilities.
-    """
+    """What is read of some wires: the mean of a product of Paulis, or all probabilities."""
 
     wires: tuple[int, ...]
+    # Gates on positions within `wires`, applied before the wires are read in the Z basis.
     to_z: tuple[Gate, ...]
+    # Whether to read the mean of the product of all Zs, or the probabilities.
     is_word: bool
 
     @property
@@ -141,11 +110,7 @@ class Read:
 class TapeGates:
     """A tape's gates, together with its parameters.
 
-    Attributes:
-        gates: gates on wire indices; angles are features if their parameters are broadcast, else
-            weights.
-        features: parameters with a batch dimension.
-        weights: the other parameters.
+    Angles are features if their parameters have a batch dimension, else weights.
     """
 
     gates: tuple[Gate, ...]
@@ -179,14 +144,12 @@ class TapeCircuit(HeadCircuit):
     """
 
     def __init__(
-        self, n_wires: int, gates: Sequence[Gate], reads: Sequence[Read], *, apart: bool = False
+        self, n_wires: int, gates: Sequence[Gate], reads: Sequence[Read], apart: bool
     ) -> None:
-        angles = [gate.angle for gate in gates if gate.angle is not None]
-        n_features = sum(bool(angle.features) for angle in angles)
-        self.encoding = _Gates(tuple(gates), n_features, len(angles) - n_features)
+        self.encoding = GateSequence.of(n_wires, gates)
         wires = [wire for read in reads for wire in read.wires]
         self.layout = "shared" if apart and len(set(wires)) < len(wires) else "partitioned"
-        self.n_wires, self.n_features = n_wires, n_features
+        self.n_wires, self.n_features = n_wires, self.encoding.n_features(n_wires)
         self.encoding_gates = self._encoding_gates()
         self.registers, self._ansatz = {}, {}
         for i, read in enumerate(reads):
@@ -197,6 +160,9 @@ class TapeCircuit(HeadCircuit):
             offsets = tuple((wire - read.wires[0]) % n_wires for wire in read.wires)
             self._ansatz[name] = _ToZ(read.to_z, offsets)
         self.tasks = tuple(register.task for register in self.registers.values())
+
+
+tape_circuit = lru_cache(CACHED_CIRCUITS)(TapeCircuit)
 
 
 def _real(number: Any) -> Any:
@@ -217,11 +183,7 @@ def precision(parameters: Iterable[Any]) -> torch.dtype:
 
 
 def stacked(numbers: Sequence[Any], dtype: torch.dtype, shape: tuple[int, ...] = ()) -> Tensor:
-    """Stack numbers as rows of one tensor, shape (numbers, *shape).
-
-    Raises:
-        DeviceError: for numbers that are not real.
-    """
+    """Stack real numbers as rows of one tensor, shape (numbers, *shape)."""
     if not numbers:
         return torch.zeros(0, *shape, dtype=dtype)
     if not any(isinstance(number, Tensor) for number in numbers):

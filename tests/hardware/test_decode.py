@@ -9,13 +9,11 @@ import torch
 pytest.importorskip("qiskit")
 pytest.importorskip("qiskit_ibm_runtime")
 
-from qiskit.primitives.containers import BitArray
 
 from qmtl.circuit import HeadCircuit, PauliStrings
 from qmtl.errors import InvalidInputError
 from qmtl.hardware import compare, decode, execute, open_backend, prepare
 from qmtl.hardware._decode import PubData, raw_from_bytes, raw_from_result, raw_to_bytes
-from qmtl.hardware._local import _packed
 from qmtl.heads import QuantumHead
 from qmtl.simulators import PROBABILITY_FLOOR
 from qmtl.tasks import Task
@@ -38,16 +36,6 @@ def run_on(backend, head, n=8, **options):
     run = prepare(head, features(head, n), backend, seed=1, **{"shots": SHOTS} | options)
     raw = [execute(run, i) for i in range(len(run.chunks))]
     return run, raw, decode(run, raw)
-
-
-@pytest.mark.parametrize("n_bits", [1, 3, 8, 11, 17])
-def test_bits_are_packed_as_qiskit_packs_them(n_bits):
-    bits = np.random.default_rng(0).integers(0, 2, (2, 5, n_bits), dtype=np.uint8)
-    packed = BitArray(_packed(bits), n_bits)
-    for sample in range(2):
-        texts = packed[sample].get_bitstrings()
-        expected = ["".join(map(str, row[::-1])) for row in bits[sample].tolist()]
-        assert texts == expected
 
 
 def test_the_genuine_samplers_results_are_read():

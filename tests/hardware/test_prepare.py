@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -267,6 +268,15 @@ def test_chunks_keep_the_limits_of_a_job():
     assert len(small.chunks) > 1
     with pytest.raises(InvalidInputError, match="one sample takes"):
         prepare(head, x, "aer", shots=100, max_job_bytes=10)
+
+
+def test_features_come_in_any_array():
+    head = small_head()
+    x = features(head).numpy()
+    expected = prepare(head, x, "aer", shots=8).values[0]
+    x.flags.writeable = False
+    for given in (x, pd.DataFrame(x), x.astype(">f4"), x[::-1].copy()[::-1], x.tolist()):
+        np.testing.assert_array_equal(prepare(head, given, "aer", shots=8).values[0], expected)
 
 
 def test_errors(fez):
