@@ -75,5 +75,6 @@ if __name__ == "__main__":
         except SystemExit as end:
             if end.code:
                 print("status:", end.code)
+    print("TorchJD was imported:", "torchjd" in sys.modules)
     print("hidden and not imported:", *sorted(hidden - sys.modules.keys()))
     print("hidden and imported:", *sorted(hidden & sys.modules.keys()))

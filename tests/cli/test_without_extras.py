@@ -28,10 +28,11 @@ def test_a_plain_installation_trains_evaluates_and_reports(tmp_path):
         capture_output=True, text=True, timeout=300, cwd=ROOT,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    status, hidden, imported = done.stdout.splitlines()[-3:]
+    status, torchjd, hidden, imported = done.stdout.splitlines()[-4:]
     assert {"qiskit", "transformers", "ray", "onnx", "jax", "pytest"} <= set(hidden.split())
     assert imported == "hidden and imported:"
     assert (tmp_path / "run" / "report.html").is_file()
+    assert torchjd == "TorchJD was imported: False"  # the mean of losses does not need it
     assert status == "status: 2"
     assert done.stdout.count("status: ") == 1
     assert "qiskit-ibm-runtime is not installed" in done.stderr
