@@ -44,8 +44,8 @@ ENCODINGS = {
 }
 
 
-@pytest.mark.parametrize(("i", "entangler"), enumerate(ENTANGLERS))
-@pytest.mark.parametrize(("j", "encoding"), enumerate(ENCODINGS))
+@pytest.mark.parametrize(("i", "entangler"), list(enumerate(ENTANGLERS)))
+@pytest.mark.parametrize(("j", "encoding"), list(enumerate(ENCODINGS)))
 def test_every_entangler_and_encoding_agrees(i, entangler, j, encoding):
     """All pairs, and every entangler and encoding in both layouts."""
     layout = ("partitioned", "shared")[(i + j) % 2]
