@@ -1,6 +1,8 @@
 """Settings that hold for every test: reproducible examples, one thread, plain precision."""
 
+import functools
 import gc
+import importlib.metadata
 import os
 from pathlib import Path
 
@@ -13,7 +15,7 @@ settings.register_profile(
     deadline=None,
     derandomize=True,
     database=None,
-    max_examples=20,
+    max_examples=12,
     suppress_health_check=[HealthCheck.too_slow],
 )
 # New examples in every run, for changes of simulators: pytest --hypothesis-profile=thorough
@@ -22,9 +24,21 @@ settings.register_profile(
 )
 settings.load_profile("qmtl")
 torch.set_num_threads(1)
+if not torch.accelerator.is_available():
+    # Torch's own seed leaves a stack for every kind of device, which takes a millisecond.
+    torch.manual_seed = lambda seed: torch.default_generator.manual_seed(int(seed))
 # Torch, JAX, PennyLane and Qiskit are a million objects, and to look through all of them takes a
-# second: do so a tenth as often as Python does by itself.
+# second: do so a tenth as often as Python does by itself, and not while they are imported.
 gc.set_threshold(10 * gc.get_threshold()[0], *gc.get_threshold()[1:])
+gc.disable()
+# Every trainer of Lightning asks all installed packages for plugins, and no test installs one.
+importlib.metadata.entry_points = functools.cache(importlib.metadata.entry_points)
+
+
+def pytest_collection_finish():
+    """Modules stay: the garbage collector need not look through them ever."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(autouse=True)

@@ -14,6 +14,9 @@ NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 WITH_DATA = [path for path in NOTEBOOKS if "QMTL_DATA" in path.read_text(encoding="utf-8")]
 MEGABYTE = 1e6
 LONGEST_CELL = 30  # lines
+# Figures are drawn as they are: to cut their margins off, they would be drawn twice.
+SMALL_FIGURES = """%matplotlib inline
+%config InlineBackend.print_figure_kwargs = {"bbox_inches": None}"""
 MAY_DEFINE_CLASSES = "08"  # how to write parts of your own
 
 
@@ -45,7 +48,8 @@ def run(path, kernel, folder, data):
         What the notebook's own cells have put out.
     """
     variables = {"QMTL_DATA": str(data), "QMTL_LEDGER": str(folder / "ledger.sqlite")}
-    fresh = f"%reset -f\nimport os\nos.chdir({str(folder)!r})\nos.environ |= {variables}\ndel os"
+    fresh = f"%reset -f\n{SMALL_FIGURES}\nimport os\nos.chdir({str(folder)!r})\n"
+    fresh += f"os.environ |= {variables}\ndel os"
     notebook = _read(path)
     notebook.cells.insert(0, nbformat.v4.new_code_cell(fresh))
     # Raises with the cell and its traceback.

@@ -1,9 +1,11 @@
 """The command line in this process, and a small recipe for it."""
 
+import multiprocessing
+import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TextIO
 
 import numpy as np
 import pytest
@@ -65,7 +67,26 @@ def settings(*overrides: str) -> list[str]:
 
 def script(*arguments: object, **options: Any) -> "subprocess.CompletedProcess[str]":
     words = [str(SCRIPT), *map(str, arguments)]
-    return subprocess.run(words, capture_output=True, text=True, timeout=120, **options)
+    return subprocess.run(words, capture_output=True, text=True, timeout=600, **options)
+
+
+def fork(*arguments: object) -> tuple[multiprocessing.process.BaseProcess, TextIO]:
+    """The command line in a process to be killed, and what it prints.
+
+    It is a fork, which need not import anything again. It may run one thread only: a fork has no
+    other thread of OpenMP's.
+    """
+    reading, writing = os.pipe()
+
+    def run() -> None:
+        sys.stdout = sys.stderr = os.fdopen(writing, "w", buffering=1)
+        sys.argv[1:] = map(str, arguments)
+        main()
+
+    process = multiprocessing.get_context("fork").Process(target=run)
+    process.start()
+    os.close(writing)
+    return process, os.fdopen(reading)
 
 
 def write_table(path: Path, n: int = 60) -> Path:

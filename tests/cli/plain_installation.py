@@ -74,6 +74,7 @@ if __name__ == "__main__":
             main()
         except SystemExit as end:
             if end.code:
-                raise
+                print("status:", end.code)
+    print("TorchJD was imported:", "torchjd" in sys.modules)
     print("hidden and not imported:", *sorted(hidden - sys.modules.keys()))
     print("hidden and imported:", *sorted(hidden & sys.modules.keys()))

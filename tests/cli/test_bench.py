@@ -141,12 +141,8 @@ def _wait_for(port, process, seconds=90):
 
 
 @pytest.mark.slow
-def test_a_ray_cluster_gives_the_same_table(finished, cluster, tmp_path):
-    done = subprocess.run(
-        [SCRIPT, "bench", *TINY, "--cluster", cluster, "--out", tmp_path],
-        capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+def test_a_ray_cluster_gives_the_same_table(finished, qmtl, cluster, tmp_path):
+    qmtl.good("bench", *TINY, "--cluster", cluster, "--out", tmp_path)
     reference, *_ = finished
     assert (tmp_path / "digits" / "seeds.csv").read_text() == (reference / "seeds.csv").read_text()
 

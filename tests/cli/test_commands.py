@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import socket
-import subprocess
 import sys
 import time
 from xml.etree import ElementTree
@@ -574,36 +573,6 @@ def test_output_in_any_encoding(qmtl, run, encoding, monkeypatch):
     assert ("墨" if encoding == "utf-8" else r"\u58a8") in text
     svg = text[text.index("<svg") : text.index("</svg>") + 6]
     assert "⟨Z⟩" in "".join(ElementTree.fromstring(svg).itertext())
-
-
-def test_commands_that_do_not_train_do_not_wait_for_lightning(finished, tmp_path):
-    calls = [
-        ["recipes"],
-        ["runs", str(finished)],
-        ["circuits", "list"],
-        ["explain", str(finished)],
-        ["predict", str(finished), "none.csv"],
-        ["evaluate", str(tmp_path)],
-        ["report", str(tmp_path)],
-        ["noise", str(tmp_path), "--two-qubit", "0.01"],
-        ["export", str(tmp_path)],
-    ]
-    code = f"""
-import sys
-from qmtl.cli import main
-for words in {calls}:
-    sys.argv[1:] = words
-    try:
-        main()
-    except SystemExit as end:
-        pass
-    late = [name for name in ("pytorch_lightning", "torchjd", "pennylane") if name in sys.modules]
-    assert not late, (words, late)
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120
-    )
-    assert done.returncode == 0, done.stderr
 
 
 def test_a_resumed_run_takes_more_epochs(qmtl, run):

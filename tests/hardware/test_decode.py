@@ -106,7 +106,7 @@ def test_more_samples_do_not_reduce_the_error_of_the_calibration_that_they_share
     x = torch.zeros(100, head.n_features)
     run = prepare(head, x, "fake_torino", shots=1000, mitigation="circuits")
     rows = []
-    for seed in range(40):
+    for seed in range(20):
         own = replace(run, options={**run.options, "simulator": {"seed_simulator": seed}})
         rows += compare(own, decode(own, [execute(own, 0)])).table()
     spread = np.std([row["measured"] for row in rows])

@@ -175,7 +175,7 @@ def _distributed_gradients(rank, folder, encodings):
 
 @pytest.mark.slow
 def test_distributed_gradients_are_those_of_the_joint_batch(tmp_path):
-    """Of both encodings in the same two processes, which take seconds to import torch."""
+    """Of both encodings in the same two processes, which are forks: others would import torch."""
     encodings, models = [AngleEncoding(), IQPEncoding()], []
     x = torch.randn(8, 6, dtype=torch.float64)
     torch.save(x, tmp_path / "x.pt")
@@ -184,7 +184,9 @@ def test_distributed_gradients_are_those_of_the_joint_batch(tmp_path):
         layers = nn.Linear(6, circuit.n_features), QuantumHead(circuit, seed=0)
         models.append(nn.Sequential(*layers).double())
         torch.save(models[i].state_dict(), tmp_path / f"start{i}.pt")
-    torch.multiprocessing.spawn(_distributed_gradients, (str(tmp_path), encodings), nprocs=2)
+    torch.multiprocessing.start_processes(
+        _distributed_gradients, (str(tmp_path), encodings), nprocs=2, start_method="fork"
+    )
     for i, model in enumerate(models):
         sum(v.square().mean() for v in model(x).values()).backward()
         gradients = torch.load(tmp_path / f"grads{i}.pt")

@@ -98,7 +98,7 @@ def test_cosines_at_the_features():
 
 @pytest.mark.parametrize(
     ("head", "epochs", "seed"),
-    [("quantum", 3, 0), ("quantum", 20, 1), ("linear", 3, 2)],
+    [("quantum", 3, 0), ("quantum", 10, 1), ("linear", 3, 2)],
 )
 def test_recovers_planted_groups(head, epochs, seed):
     """While losses fall, and long after."""

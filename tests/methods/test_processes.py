@@ -1,9 +1,6 @@
 """Methods in two processes train as in one; those of which this is not shown are refused."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
+import socket
 
 import pytest
 import pytorch_lightning as pl
@@ -15,19 +12,20 @@ from qmtl.training import MultiTaskDataModule, MultiTaskModule
 from tests.methods import in_processes
 from tests.training.samples import tiny_data, tiny_model
 
-ROOT = Path(__file__).parents[2]
-
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
-    """What two processes have saved."""
+    """What two processes have saved; `tests.cli.test_processes` lets Lightning start the second.
+
+    They are forks, since a new process takes seconds to import Lightning.
+    """
     folder = tmp_path_factory.mktemp("found")
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", in_processes.__file__, folder],
-        cwd=ROOT, capture_output=True, text=True, timeout=300,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-2000:]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    torch.multiprocessing.start_processes(
+        in_processes.train_here, (port, folder), nprocs=2, start_method="fork"
+    )
     return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
 
 

@@ -5,7 +5,7 @@ from itertools import product
 import numpy as np
 import pennylane as qml
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from qmtl.errors import InvalidInputError
@@ -39,7 +39,6 @@ def test_matches_pennylane(channel):
 probability = st.floats(0, 1)
 
 
-@settings(max_examples=20)
 @given(probability)
 def test_every_strength_matches_pennylane(p):
     pairs = [

@@ -100,7 +100,6 @@ def test_torch_values_and_gradients(circuit, broadcast, seed):
         torch.testing.assert_close(ours.double(), theirs.double(), rtol=0, atol=1e-10)
 
 
-@settings(max_examples=15)
 @given(circuits, st.integers(0, 2**16))
 def test_autograd_jacobians(circuit, seed):
     point = np.random.default_rng(seed).normal(size=3)

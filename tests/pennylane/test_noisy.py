@@ -4,7 +4,7 @@ import numpy as np
 import pennylane as qml
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pennylane import numpy as pnp
 
@@ -69,7 +69,6 @@ def mixed(circuit, noise, letters):
     return lambda parameters: pnp.dot(probabilities(parameters), signs)
 
 
-@settings(max_examples=12)
 @given(gates(), noises(WIRES), st.lists(words, min_size=1, max_size=2), st.integers(0, 2**16))
 def test_values_are_those_of_density_matrices(circuit, noise, measured, seed):
     # The noise may name wires that the device does not have.

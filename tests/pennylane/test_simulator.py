@@ -44,10 +44,11 @@ ENCODINGS = {
 }
 
 
-@pytest.mark.parametrize("entangler", ENTANGLERS)
-@pytest.mark.parametrize("encoding", ENCODINGS)
-@pytest.mark.parametrize("layout", ["partitioned", "shared"])
-def test_every_entangler_and_encoding_agrees(entangler, encoding, layout):
+@pytest.mark.parametrize(("i", "entangler"), list(enumerate(ENTANGLERS)))
+@pytest.mark.parametrize(("j", "encoding"), list(enumerate(ENCODINGS)))
+def test_every_entangler_and_encoding_agrees(i, entangler, j, encoding):
+    """All pairs, and every entangler and encoding in both layouts."""
+    layout = ("partitioned", "shared")[(i + j) % 2]
     circuit = HeadCircuit(
         [Task.multiclass("c", 3), Task.binary("b"), Task.regression("r"), Task.binary("d")],
         ENCODINGS[encoding](entangler=entangler),
@@ -91,7 +92,6 @@ def test_every_readout_on_lightning(task, readout):
     assert_same_values_and_gradients(simulator_for("lightning.qubit"), LIGHTCONE, case, atol=1e-10)
 
 
-@settings(max_examples=15)
 @given(cases(max_wires=6, max_tasks=3, max_batch=2))
 def test_values_are_those_of_dense_state_vectors(case):
     # The same gates by an independent few lines of numpy, whatever PennyLane may share with us.

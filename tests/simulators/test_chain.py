@@ -124,15 +124,16 @@ def test_agrees_with_pennylane(entangler, n_layers, n_tasks):
     assert_same_values_and_gradients(CHAIN, simulator_for("default.qubit"), case)
 
 
-@pytest.mark.parametrize("entangler", [*ENTANGLERS, "cz_ring", "none"])
+@pytest.mark.parametrize(("i", "entangler"), list(enumerate([*ENTANGLERS, "cz_ring", "none"])))
 @pytest.mark.parametrize(
-    ("tasks", "options"),
+    ("j", "tasks", "options"),
     [
-        (MIXED, {}),
-        (binary_tasks(9), {"wires_per_task": 1}),
-        (binary_tasks(3), {"wires_per_task": 3, "ansatz": RealAmplitudes(2, "cnot_ring")}),
-        (MIXED[:2], {"wires_per_task": {"a": 1, "b": 4}, "ansatz": IdentityAnsatz()}),
+        (0, MIXED, {}),
+        (1, binary_tasks(9), {"wires_per_task": 1}),
+        (2, binary_tasks(3), {"wires_per_task": 3, "ansatz": RealAmplitudes(2, "cnot_ring")}),
+        (3, MIXED[:2], {"wires_per_task": {"a": 1, "b": 4}, "ansatz": IdentityAnsatz()}),
         (
+            4,
             [Task.binary("t"), Task.multilabel("s", 2), Task.binary("u")],
             {
                 "wires_per_task": {"t": 2, "s": 5, "u": 1},
@@ -140,14 +141,15 @@ def test_agrees_with_pennylane(entangler, n_layers, n_tasks):
             },
         ),
         (
+            5,
             [Task.multilabel("many", 8), Task.binary("one")],
             {"ansatz": RotationAnsatz(entangler="cz_ring"), "readouts": {"many": ExpectationZ(8)}},
         ),
     ],
 )
-@pytest.mark.parametrize("n_layers", [1, 2])
-def test_agrees_with_state_vectors(entangler, tasks, options, n_layers):
-    options = dict(options)
+def test_agrees_with_state_vectors(i, entangler, j, tasks, options):
+    """All pairs, and every entangler and register in one layer and in two."""
+    options, n_layers = dict(options), 1 + (i + j) % 2
     encoding = AngleEncoding(n_layers=n_layers, axes="XY", trainable="ZX", entangler=entangler)
     circuit = HeadCircuit(tasks, encoding, options.pop("ansatz", None), **options)
     assert_same_values_and_gradients(

@@ -2,6 +2,7 @@
 
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from itertools import combinations
 
 import numpy as np
@@ -220,24 +221,30 @@ def test_gradients_by_some_inputs_only(engine, wanted):
     assert_all_close(*found)
 
 
-@pytest.mark.parametrize("subset", [None, ["d", "b"]])
-def test_rows_of_jacobians(engine, circuit, subset):
-    subset = [name for name in subset if name in circuit.registers] if subset else None
+@cache
+def _expected_readout_rows(circuit, subset):
+    """Gradients by the logits, and the rows that they give."""
     inputs = head_inputs(circuit, 4)
     logits = EAGER.logits(circuit, *inputs, tasks=subset)
     generator = torch.Generator().manual_seed(1)
     gradients = torch.randn(3, *logits.shape, dtype=torch.float64, generator=generator)
     gradients[1, :, 1:] = 0
-    inputs[0].register_hook(lambda _: pytest.fail("a hook was called"))
-    found = engine.readout_rows(circuit, *inputs, gradients, tasks=subset)
-    inputs = head_inputs(circuit, 4)
-    logits = EAGER.logits(circuit, *inputs, tasks=subset)
-    expected = [
+    rows = [
         torch.autograd.grad(logits, inputs[:2], row, retain_graph=True, materialize_grads=True)
         for row in gradients
     ]
+    return gradients, list(map(torch.stack, zip(*rows, strict=True)))
+
+
+@pytest.mark.parametrize("subset", [None, ["d", "b"]])
+def test_rows_of_jacobians(engine, circuit, subset):
+    subset = [name for name in subset if name in circuit.registers] if subset else None
+    gradients, expected = _expected_readout_rows(circuit, None if subset is None else tuple(subset))
+    inputs = head_inputs(circuit, 4)
+    inputs[0].register_hook(lambda _: pytest.fail("a hook was called"))
+    found = engine.readout_rows(circuit, *inputs, gradients, tasks=subset)
     assert not any(part.requires_grad for part in found)
-    assert_all_close(found, map(torch.stack, zip(*expected, strict=True)))
+    assert_all_close(found, expected)
     none = engine.readout_rows(circuit, *inputs, gradients[:0], tasks=subset)
     assert [len(part) for part in none] == [0, 0]
 
@@ -269,16 +276,20 @@ def _jacobian_rows(simulator, circuit, way):
     return [torch.stack(column) for column in zip(*each, strict=True)]
 
 
+@cache
+def _expected_rows(circuit):
+    """Kept for all engines and ways, as the other expected values of this file."""
+    return _jacobian_rows(EAGER, circuit, "separate")
+
+
 @pytest.mark.parametrize("way", ["vmap", "is_grads_batched", "separate"])
 def test_jacobians(engine, circuit, way):
-    assert_all_close(
-        _jacobian_rows(engine, circuit, way), _jacobian_rows(EAGER, circuit, "separate")
-    )
+    assert_all_close(_jacobian_rows(engine, circuit, way), _expected_rows(circuit))
 
 
 @pytest.mark.parametrize("simulator", CHUNKED.values(), ids=CHUNKED)
 def test_jacobian_in_chunks(simulator):
-    expected = _jacobian_rows(EAGER, CIRCUITS["mixed"], "separate")
+    expected = _expected_rows(CIRCUITS["mixed"])
     assert_all_close(_jacobian_rows(simulator, CIRCUITS["mixed"], "vmap"), expected)
 
 
@@ -293,15 +304,18 @@ def test_torchjd_gets_the_same_jacobian(engine):
     assert_all_close(*found)
 
 
+@cache
+def second_derivatives(simulator, circuit):
+    inputs = head_inputs(circuit, 2)
+    total = mixed_sum(simulator.logits(circuit, *inputs))
+    options = {"create_graph": True, "materialize_grads": True}
+    first = torch.autograd.grad(total, inputs, **options)
+    square = sum(gradient.square().sum() for gradient in first)
+    return torch.autograd.grad(square, inputs, materialize_grads=True)
+
+
 def test_second_derivatives(engine, circuit):
-    found = []
-    for simulator in (engine, EAGER):
-        inputs = head_inputs(circuit, 2)
-        total = mixed_sum(simulator.logits(circuit, *inputs))
-        options = {"create_graph": True, "materialize_grads": True}
-        first = torch.autograd.grad(total, inputs, **options)
-        square = sum(gradient.square().sum() for gradient in first)
-        found.append(torch.autograd.grad(square, inputs, materialize_grads=True))
+    found = second_derivatives(engine, circuit), second_derivatives(EAGER, circuit)
     for a, b in zip(*found, strict=True):
         torch.testing.assert_close(a, b, atol=1e-9, rtol=1e-9)
 
@@ -320,8 +334,8 @@ def test_third_derivatives(engine):
         torch.testing.assert_close(derivative(engine, order), derivative(EAGER, order))
 
 
-@pytest.mark.parametrize("name", ["default", "scaled", "dense"])
-def test_function_transforms(engine, name):
+def transformed(name):
+    """The inputs of a circuit, and of any simulator a sum of outputs and the outputs."""
     circuit = CIRCUITS[name]
     angles, weights = flat_inputs(circuit, 2, grad=False)
 
@@ -331,11 +345,25 @@ def test_function_transforms(engine, name):
     def outputs(simulator):
         return lambda weights: simulator.values(circuit, angles, weights)
 
+    return circuit, angles, weights, total, outputs
+
+
+@cache
+def expected_transform(name, transform):
+    _, angles, weights, total, outputs = transformed(name)
+    if transform in (torch.func.grad, torch.func.hessian):
+        return transform(total(EAGER))(angles)
+    return transform(outputs(EAGER))(weights)
+
+
+@pytest.mark.parametrize("name", ["default", "scaled", "dense"])
+def test_function_transforms(engine, name):
+    circuit, angles, weights, total, outputs = transformed(name)
     for transform in (torch.func.grad, torch.func.hessian):
-        found, expected = (transform(total(s))(angles) for s in (engine, EAGER))
+        found, expected = transform(total(engine))(angles), expected_transform(name, transform)
         torch.testing.assert_close(found, expected, atol=1e-10, rtol=0)
     for transform in (torch.func.jacrev, torch.func.jacfwd):
-        found, expected = (transform(outputs(s))(weights) for s in (engine, EAGER))
+        found, expected = transform(outputs(engine))(weights), expected_transform(name, transform)
         torch.testing.assert_close(found, expected, atol=1e-10, rtol=0)
     per_sample = torch.vmap(lambda x: engine.values(circuit, x[None], weights)[0])(angles)
     torch.testing.assert_close(per_sample, outputs(EAGER)(weights), atol=1e-10, rtol=0)

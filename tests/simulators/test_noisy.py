@@ -38,7 +38,6 @@ MIXED = [Task.binary("a"), Task.multiclass("b", 3), Task.regression("c")]
 # --- against density matrices ------------------------------------------------------------------
 
 
-@settings(max_examples=15)
 @given(cases(max_wires=6, max_tasks=4, max_batch=1), noises())
 def test_values_match_default_mixed(case, noise):
     angles, weights = case.angles(), case.weights()
@@ -63,7 +62,6 @@ def test_noise_of_gates_that_cancel_is_seen(n_tasks, noise):
 # --- gradients ---------------------------------------------------------------------------------
 
 
-@settings(max_examples=15)
 @given(cases(max_wires=5, max_tasks=3, max_batch=2), noises(max_wires=5))
 def test_gradients_match_finite_differences(case, noise):
     """Along random directions, of a random combination of all outputs."""
@@ -147,7 +145,6 @@ def test_transforms():
 # --- laws of noise -----------------------------------------------------------------------------
 
 
-@settings(max_examples=20)
 @given(cases(max_wires=6, max_batch=3))
 def test_no_noise_is_lightcone(case):
     for noise in (DeviceNoise(), DAMPED.scaled(0)):
@@ -156,7 +153,6 @@ def test_no_noise_is_lightcone(case):
         )
 
 
-@settings(max_examples=15)
 @given(cases(max_wires=6, max_batch=2, ansatz=None), st.sampled_from(["uniform", "readout"]))
 def test_full_depolarisation(case, kind):
     """Nothing is left: Z-strings are 0 and probabilities 2^-k."""
@@ -169,7 +165,6 @@ def test_full_depolarisation(case, kind):
         assert (values[name] - left).abs().max() < 1e-12, name
 
 
-@settings(max_examples=15)
 @given(cases(max_wires=6), noises())
 def test_outputs_are_valid(case, noise):
     simulator = NoisySimulator(noise)

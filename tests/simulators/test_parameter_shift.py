@@ -85,7 +85,7 @@ def spread(shots, n):
 
 
 def test_no_bias_and_a_variance_that_falls_with_shots():
-    n = 100
+    n = 50
     few, many = spread(40, n), spread(640, n)
     for mean, variance, exact in (few, many):
         alive = variance > 1e-12
@@ -114,7 +114,7 @@ def test_same_spread_as_pennylane():
     ours = ShotSimulator(EXACT, 100, seed=1, gradient="parameter-shift")
     # PennyLane makes a device, and a stream, for each call.
     options = {"diff_method": "parameter-shift", "shots": 100}
-    theirs = [PennyLaneSimulator("default.qubit", seed=i, **options) for i in range(40)]
+    theirs = [PennyLaneSimulator("default.qubit", seed=i, **options) for i in range(20)]
     variances = []
     for simulators in ([ours] * 100, theirs):
         found = [

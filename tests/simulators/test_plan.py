@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from qmtl.circuit import AngleEncoding, HeadCircuit, IdentityAnsatz, PauliStrings, RealAmplitudes
@@ -134,7 +134,6 @@ def test_moved_cones_of_irregular_encodings(sizes):
         assert_same_values_and_gradients(LightConeSimulator(), EAGER, random_case(circuit, 2))
 
 
-@settings(max_examples=15)
 @given(cases(max_wires=9, max_tasks=9, max_batch=2))
 def test_subsets_in_any_order(case):
     tasks = list(case.circuit.registers)[::-2]

@@ -6,7 +6,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from scipy.stats import chisquare
 
 from qmtl.circuit import HeadCircuit, distribution_circuit, output_matrix
@@ -35,7 +35,6 @@ def inputs(circuit, batch=3):
 # --- the joint distribution --------------------------------------------------------------------
 
 
-@settings(max_examples=20)
 @given(cases(max_wires=7, max_batch=2))
 def test_the_distribution_is_that_of_all_wires_read(case):
     angles, weights = case.angles(), case.weights()
@@ -48,7 +47,6 @@ def test_the_distribution_is_that_of_all_wires_read(case):
             np.testing.assert_allclose(found, marginal(state, wires), atol=1e-10)
 
 
-@settings(max_examples=20)
 @given(cases(max_wires=7, max_batch=2))
 def test_outputs_follow_from_the_distribution(case):
     angles, weights = case.angles(), case.weights()
@@ -133,7 +131,6 @@ def test_outputs_of_a_task_come_from_the_same_shots():
             assert four_times >= -1e-9
 
 
-@settings(max_examples=15)
 @given(cases(max_wires=7))
 def test_outputs_are_valid(case):
     simulator = ShotSimulator(EXACT, 10, seed=0)

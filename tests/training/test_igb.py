@@ -97,7 +97,7 @@ def test_what_has_no_logarithm():
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_resumes_bit_for_bit(tmp_path, data, dtype):
-    options = {"scalarizer": "igb", "options": {"base_epoch": 2}, "max_epochs": 5, **QUIET}
+    options = {"scalarizer": "igb", "options": {"base_epoch": 2}, "max_epochs": 4, **QUIET}
 
     def model():
         return tiny_model(data).to(dtype)

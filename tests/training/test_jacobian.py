@@ -349,7 +349,7 @@ def test_training_is_the_same_as_row_by_row(aggregator, frozen, monkeypatch):
         model = model_of(BINARY)
         if frozen is not None:
             (model.encoder if frozen == "encoder" else model.head.encoding).requires_grad_(False)
-        qmtl.fit(model, data(), aggregator=aggregator, max_epochs=2, seed=0, restore_best=False,
+        qmtl.fit(model, data(), aggregator=aggregator, max_epochs=1, seed=0, restore_best=False,
                  optimizer="sgd", **QUIET, **options)  # fmt: skip
         return model.state_dict()
 

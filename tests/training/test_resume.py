@@ -24,14 +24,14 @@ from tests.training.samples import (
 )
 
 CASES = {
-    **{name: {"scalarizer": name} for name in ("mean", "uw", "famo", "dwa", "imtll", "random")},
+    **{name: {"scalarizer": name} for name in ("uw", "famo", "dwa", "imtll", "random")},
     **{
         name: {"aggregator": name}
         for name in ("nashmtl", "graddrop", "gradvac", "pcd", "excessmtl", "upgrad")
     },
     "cosine": {"schedule": "cosine"},
-    "plateau": {"schedule": "plateau", "learning_rate": 0.3},
-    "patience": {"patience": 3, "learning_rate": 0.3},
+    "plateau": {"schedule": "plateau", "learning_rate": 0.3, "max_epochs": 4},
+    "patience": {"patience": 3, "learning_rate": 0.3, "max_epochs": 4},
     "sgd": {"optimizer": "sgd", "gradient_clip": 0.1},
     "last": {"restore_best": False, "head_learning_rate": 0.1},
 }
@@ -60,7 +60,7 @@ def _assert_same(first, second) -> None:
 @pytest.mark.parametrize("name", CASES)
 def test_resumes_bit_for_bit(tmp_path, name):
     data = tiny_data()
-    options = {"max_epochs": 4, "seed": 2, **CASES[name]}
+    options = {"max_epochs": 3, "seed": 2, **CASES[name]}
     unbroken = qmtl.fit(tiny_model(data), data, **QUIET, **options)
     _interrupted(tmp_path, data, **options)
     _assert_same(_resumed(tmp_path, data, **options), unbroken)
