@@ -112,6 +112,7 @@ class CostPoint(Cell):
     batch_size: int = 32
     threads: int = 1
     finds: ClassVar[type] = StepCost
+    """The class of the result."""
 
     def __post_init__(self) -> None:
         if self.head not in TIMED_HEADS:
