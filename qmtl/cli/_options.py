@@ -58,7 +58,7 @@ Delimiter = Annotated[
 
 
 def with_seed(overrides: list[str] | None, seed: int | None) -> list[str]:
-    """Return a recipe's overrides after those of one seed for everything, over which they win."""
+    """Return overrides that set every seed, then the given ones, which take precedence."""
     sections = () if seed is None else ("data", "encoder", "head", "training")
     return [*(f"{section}.seed={seed}" for section in sections), *(overrides or [])]
 

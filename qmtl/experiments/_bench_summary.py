@@ -16,6 +16,8 @@ REFERENCE = "linear"
 """The head that the others are tested against: dense linear heads, hard parameter sharing."""
 UNSCALED = ("mse", "mae")
 """Metrics in the units of the targets, which are not given times 100."""
+CORRELATIONS = ("pearson", "spearman")
+"""Metrics that are undefined for a constant prediction."""
 Setting = dict[str, Any]
 """Recipe key to value: one point of the grid."""
 
@@ -29,9 +31,18 @@ class CellResult(Trained):
     environment: dict[str, Any]
 
     def main(self, split: Literal["validation", "test"]) -> dict[str, float]:
-        """Return each task's main metric on a split."""
-        found = self.metrics[split]
-        return {task: found[task][name] for task, name in self.main_metrics.items()}
+        """Return each task's main metric on a split, to take their mean.
+
+        A constant prediction has no correlation with anything. It counts as 0, because leaving the
+        task out would raise the mean of a head that learned nothing.
+        """
+        found = {}
+        for task, name in self.main_metrics.items():
+            own = self.metrics[split][task]
+            # R² is undefined where the targets are constant; then no head can have a correlation.
+            is_constant = name in CORRELATIONS and not math.isnan(own.get("r2", 0.0))
+            found[task] = 0.0 if is_constant and math.isnan(own[name]) else own[name]
+        return found
 
 
 def mean_score(scores: Iterable[float]) -> float:

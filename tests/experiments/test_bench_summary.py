@@ -50,6 +50,17 @@ def test_comparison_is_paired_and_corrected():
     assert summary({"quantum": QUANTUM}).compare() == {}
 
 
+@pytest.mark.parametrize(("r2", "mean"), [(0.0, 35.0), (math.nan, 70.0)])
+def test_a_constant_prediction_has_no_correlation(r2, mean):
+    """It counts as 0, unless the targets are constant themselves, and r2 is undefined."""
+    scores = {"a": {"accuracy": 0.7}, "b": {"r2": r2, "pearson": math.nan}}
+    found = result(
+        metrics={"validation": scores, "test": scores},
+        main_metrics={"a": "accuracy", "b": "pearson"},
+    )
+    assert HeadScores("quantum", {}, (found,)).means() == pytest.approx([mean])
+
+
 def test_tasks_without_a_score_are_not_counted():
     heads = {
         head: [score | {"rare": math.nan} for score in scores]
