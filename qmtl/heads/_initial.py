@@ -1,7 +1,8 @@
 """Initial parameters: every named part draws from its own generator.
 
 So the weights of a task depend only on the seed and its name: adding, removing or reordering tasks
-does not change the other tasks' weights.
+does not change the other tasks' weights. They are drawn on the CPU, so that they are the same on
+every device, and go to torch's default device, ``meta`` too.
 """
 
 import math
@@ -51,7 +52,8 @@ def circuit_weights(
         >>> circuit_weights(0, "task cola", 6, INITIAL_STD["block"]).shape
         torch.Size([6])
     """
-    return torch.randn(size, generator=_generator(seed, name)) * std
+    drawn = torch.randn(size, generator=_generator(seed, name), device="cpu") * std
+    return drawn.to(torch.get_default_device())
 
 
 def block_weights(
@@ -92,10 +94,12 @@ def block_weights(
     """
     angles = starting_angles(circuit, task, start, known)
     if start == "uniform" or (start == "equator" and not angles.any()):
-        drawn = torch.empty(len(angles))
-        return drawn.uniform_(0, 2 * math.pi, generator=_generator(seed, name))
+        drawn = torch.empty(len(angles), device="cpu")
+        drawn.uniform_(0, 2 * math.pi, generator=_generator(seed, name))
+        return drawn.to(torch.get_default_device())
     std = INITIAL_STD["block"] if start == "normal" else EQUATOR_STD
-    return angles.float() + circuit_weights(seed, name, len(angles), std)
+    drawn = circuit_weights(seed, name, len(angles), std)
+    return angles.to(drawn) + drawn
 
 
 def starting_angles(
@@ -104,7 +108,9 @@ def starting_angles(
     start: str,
     known: dict[tuple[int, ...], Tensor] | None = None,
 ) -> Tensor:
-    """Return the values around which a block's initial weights vary, float64; see `block_weights`.
+    """Return the values around which a block's initial weights vary; see `block_weights`.
+
+    They are float64, on the CPU.
 
     Example:
         >>> from qmtl.tasks import Task
@@ -120,7 +126,7 @@ def starting_angles(
     key, known = (id(ansatz), n_wires, *read), {} if known is None else known
     if key not in known:
         (size,) = circuit.weight_sizes[task]
-        known[key] = torch.zeros(size, dtype=torch.float64)
+        known[key] = torch.zeros(size, dtype=torch.float64, device="cpu")
         if start == "equator":
             known[key][_last_turns(ansatz, n_wires, read)] += math.pi / 2
     return known[key]
@@ -163,6 +169,9 @@ def linear_weights(
         True
     """
     generator, bound = _generator(seed, name), 1 / math.sqrt(in_features)
-    weight, bias = torch.empty(out_features, in_features), torch.empty(out_features)
-    weight.uniform_(-bound, bound, generator=generator)
-    return weight, bias.uniform_(-bound, bound, generator=generator)
+    weight = torch.empty(out_features, in_features, device="cpu")
+    bias = torch.empty(out_features, device="cpu")
+    for drawn in (weight, bias):
+        drawn.uniform_(-bound, bound, generator=generator)
+    device = torch.get_default_device()
+    return weight.to(device), bias.to(device)

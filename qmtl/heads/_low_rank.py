@@ -63,7 +63,9 @@ class LowRankLinearHead(Head):
         self.rank, self.bias = rank, bias
         seed = drawn_seed(seed)
         weight, _ = linear_weights(seed, "projection", n_features, rank)
-        self.projection: nn.Linear = nn.utils.skip_init(nn.Linear, n_features, rank, bias=False)
+        self.projection: nn.Linear = nn.utils.skip_init(
+            nn.Linear, n_features, rank, bias=False, device=weight.device
+        )
         self.projection.weight.data = weight
         self.layers = DenseLayers(seed, self.tasks, rank, bias=bias)
 

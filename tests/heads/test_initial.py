@@ -11,6 +11,7 @@ from qmtl.errors import InvalidInputError
 from qmtl.heads import HEAD_TYPES, HeadOptions, QuantumHead, block_weights, build_head
 from qmtl.pennylane import from_qfunc
 from qmtl.tasks import Task
+from tests.heads.rival_samples import features_for, rival
 
 TASKS = [
     Task.binary("cola"),
@@ -124,3 +125,25 @@ def test_without_blocks_the_quarter_turn_stays():
     assert torch.equal(twin.expectation_values(angles)["cola"], values["cola"])
     plain = build_head("quantum-no-block", CIRCUIT, HeadOptions(initial="normal"))
     assert not plain.circuit.ansatz("cola").turned
+
+
+@pytest.mark.parametrize("kind", ["quantum", "quantum-no-block", "linear", "low-rank"])
+def test_a_head_is_made_on_the_meta_device_and_filled_later(kind):
+    """As torch, accelerate and Lightning make large models: without weights, which are loaded."""
+    head = rival(kind)
+    with torch.device("meta"):
+        loaded, filled = rival(kind), rival(kind)
+    assert {p.device.type for p in loaded.parameters()} == {"meta"}
+    loaded.load_state_dict(head.state_dict(), assign=True)
+    filled.to_empty(device="cpu").load_state_dict(head.state_dict())
+    features = features_for(head)
+    for made in (loaded, filled):
+        for name, logits in made(features).items():
+            assert torch.equal(logits, head(features)[name])
+
+
+@pytest.mark.parametrize("kind", HEAD_TYPES)
+def test_every_head_is_made_on_the_default_device(kind):
+    with torch.device("meta"):
+        head = rival(kind)
+    assert {p.device.type for p in head.parameters()} == {"meta"}
