@@ -176,7 +176,8 @@ def idle_times(
         # As soon as possible, from the end of the circuit backwards.
         backwards = zip(_earliest(steps[::-1])[::-1], steps, strict=True)
         ends = [start + seconds for start, (_, seconds) in backwards]
-        starts = [max(ends) - end for end in ends]
+        whole = max(ends, default=0.0)
+        starts = [whole - end for end in ends]
     free: dict[int, float] = {}
     waited: list[tuple[float, ...]] = []
     for start, (wires, seconds) in zip(starts, steps, strict=True):
