@@ -1,11 +1,30 @@
-"""Call a module with other values of its parameters, or in evaluation mode."""
+"""Call a module with other values of its parameters, in evaluation mode, or with a seed."""
 
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+
+GENERATOR = threading.RLock()
+"""Held while torch's global generator has a seed of ours: all threads share that generator."""
+
+
+@contextmanager
+def seeded(seed: int | None) -> Iterator[None]:
+    """Let torch draw from this seed, then restore its generator; None changes nothing.
+
+    Other threads wait that would seed it, too.
+    """
+    if seed is None:
+        yield
+        return
+    with GENERATOR, torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
 
 
 def called_with(

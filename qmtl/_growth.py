@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from qmtl._calls import seeded
 from qmtl.circuit import Encoding, HeadCircuit, RegisterEncoding
 from qmtl.encoders import ENCODERS, TaskEncoder
 from qmtl.errors import InvalidInputError
@@ -230,9 +231,7 @@ def widened(encoder: nn.Module, before: int, n_features: int, seed: int | None) 
             f"the encoder {type(encoder).__name__} does not end in a linear layer that could give "
             f"{n_features} features; give encoder=, one whose first features are the same"
         )
-    with torch.random.fork_rng(devices=[], enabled=seed is not None):
-        if seed is not None:
-            torch.manual_seed(seed)
+    with seeded(seed):
         wide = nn.Linear(layer.in_features, n_features, bias=layer.bias is not None)
     _take(wide.to(layer.weight), layer.state_dict())
     for name, parameter in wide.named_parameters():

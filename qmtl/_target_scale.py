@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from qmtl.errors import InvalidInputError, unknown_name
 from qmtl.heads import Loading, escaped
-from qmtl.tasks import Task, task_layout
+from qmtl.tasks import Task, rounding, task_layout
 
 # The mean of targets, its rounding error, and their standard deviation.
 PARTS = ("mean", "rest", "std")
@@ -114,7 +114,7 @@ def label_scale(targets: Tensor, sample_weight: Tensor | None) -> tuple[Tensor, 
     mean = (weights * values).sum(0) / total
     std = ((weights * (values - mean).square()).sum(0) / total).sqrt()
     # The deviation of a constant is a rounding error, and dividing by it would blow up.
-    return mean, torch.where(std <= 1e-12 * mean.abs(), 1.0, std)
+    return mean, torch.where(std <= rounding(len(values)) * mean.abs(), 1.0, std)
 
 
 def split_scale(model: Any, state: dict[str, Any], prefix: str, _: object) -> None:

@@ -5,6 +5,7 @@ import operator
 from collections.abc import Iterable
 from pathlib import Path
 from typing import SupportsIndex
+from unicodedata import normalize
 
 __all__ = [
     "CircuitTooLargeError",
@@ -199,5 +200,8 @@ def unknown_name(what: str, name: object, choices: Iterable[str]) -> InvalidInpu
     """
     known = list(choices)
     close = nearest(name, known)
-    hint = f"; did you mean {' or '.join(repr(c) for c in close)}?" if close else "."
-    return InvalidInputError(f"unknown {what} {name!r}{hint} Known: {', '.join(known)}")
+    # Texts may look alike and differ: an umlaut is one character, or a letter and a mark.
+    alike = any(normalize("NFC", c) == normalize("NFC", str(name)) for c in close)
+    written = ascii if alike else repr
+    hint = f"; did you mean {' or '.join(map(written, close))}?" if close else "."
+    return InvalidInputError(f"unknown {what} {written(name)}{hint} Known: {', '.join(known)}")

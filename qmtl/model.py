@@ -1,6 +1,7 @@
 """MultiTaskModel: an encoder and a head, with prediction, saving and loading."""
 
 import copy
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from qmtl._calls import evaluating
+from qmtl._calls import evaluating, seeded
 from qmtl._growth import features_for, grown_encoder, grown_head, logits_by_parts
 from qmtl._io import write_text
 from qmtl._model_export import example_inputs, export_program, inference_copy
@@ -66,11 +67,24 @@ class MultiTaskModel(nn.Module):
             check_tasks_of(encoder, [task.name for task in head.tasks], own)
         self.encoder: Any = encoder
         self.head: Any = head
-        # How columns of a data frame become inputs; `qmtl.fit` copies it from the data.
-        self.columns: TableColumns | None = None
+        self._columns: TableColumns | None = None
+        # Whether training or loading has set them, or found that there are none.
+        self._knows_columns = False
         self.scale = TargetScale(self.tasks)
         self.register_state_dict_post_hook(split_scale)
         Loading.before(self, join_scale)
+
+    @property
+    def columns(self) -> TableColumns | None:
+        """How the columns of a data frame become inputs; None if inputs are taken as they are.
+
+        Training sets it from the data. After a loop of your own, set it to ``data.columns``.
+        """
+        return self._columns
+
+    @columns.setter
+    def columns(self, columns: TableColumns | None) -> None:
+        self._columns, self._knows_columns = columns, True
 
     @property
     def tasks(self) -> tuple[Task, ...]:
@@ -264,8 +278,7 @@ class MultiTaskModel(nn.Module):
         """Raise if a larger model gives different outputs for this model's tasks."""
         found = []
         for model in (self, larger):
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(0)
+            with seeded(0):
                 found.append(model.predict(inputs, [task.name for task in self.tasks]))
         for name, values in found[0].items():
             if not torch.equal(values, found[1][name]):
@@ -360,6 +373,14 @@ class MultiTaskModel(nn.Module):
         if self.columns is not None and self.columns.fits(inputs):
             samples = self.columns.encode(inputs)
         else:
+            if not self._knows_columns and hasattr(inputs, "columns"):
+                warnings.warn(
+                    "the model does not know how the table's columns become inputs, and takes its "
+                    "numbers as they are; if it was trained on a table, set model.columns = "
+                    "data.columns, or load it by qmtl.load",
+                    UserWarning,
+                    stacklevel=4,
+                )
             samples = as_samples(inputs)
         if samples.is_floating_point() or isinstance(self.encoder, tuple(ENCODERS.values())):
             return samples.to(reference)

@@ -180,8 +180,8 @@ def panels(
 def save_figure(figure: "Figure", path: str | Path) -> None:
     """Write a figure as PNG, SVG or PDF (by the suffix), atomically.
 
-    It is that of the axes that a plot function returned, ``ax.figure``. To open no window, create
-    it with ``matplotlib.figure.Figure``; pyplot would keep it.
+    The figure is that of the axes that a plot function returned, ``ax.figure``. To open no window,
+    create it with ``matplotlib.figure.Figure``; pyplot would keep it.
 
     Example:
         >>> from matplotlib.figure import Figure

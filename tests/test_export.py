@@ -233,7 +233,7 @@ def test_what_cannot_be_exported_says_why(tmp_path, monkeypatch):
     for wrong in ("model.onx", "none/model.onnx"):
         with pytest.raises(InvalidInputError, match=wrong):
             make_model().export(tmp_path / wrong)
-    monkeypatch.setattr("qmtl._model_files.find_spec", lambda name: None)
+    monkeypatch.setattr("qmtl._model_export.find_spec", lambda name: None)
     with pytest.raises(MissingDependencyError, match=r"\[onnx\]"):
         make_model().export(path)
     with pytest.raises(InvalidInputError, match=r"^inputs must have at least one sample"):

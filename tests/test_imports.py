@@ -21,9 +21,10 @@ import qmtl
 
 ROOT = Path(qmtl.__file__).parent
 
-BASE = {"_html", "_io", "_sections", "_uncompiled", "_words", "errors", "plotting", "tasks"}
+BASE = {"_calls", "_html", "_io", "_sections", "_uncompiled", "_words"}
+BASE |= {"errors", "plotting", "tasks"}
 MODEL = BASE | {"data", "circuit", "simulators", "pennylane", "noise", "heads", "encoders"}
-MODEL |= {"model", "adaptation", "_calls", "_growth", "_target_scale", "_model_export"}
+MODEL |= {"model", "adaptation", "_growth", "_target_scale", "_model_export"}
 MODEL |= {"_model_files"}
 METHODS = MODEL | {"methods"}
 TRAINING = METHODS | {"training"}

@@ -6,7 +6,7 @@ import warnings
 from pathlib import Path
 from typing import Annotated, Any, TextIO
 
-from typer import BadParameter, Exit, Option, Typer
+from typer import Abort, BadParameter, Exit, Option, Typer
 from typer.core import TyperGroup
 
 from qmtl._io import __version__
@@ -95,6 +95,9 @@ def main() -> None:
     except _UsageError as error:
         _tell_usage(error)
         sys.exit(2)
+    except Abort:
+        print("qmtl: aborted", file=sys.stderr)
+        sys.exit(1)
     except (QmtlError, OSError) as error:
         # An OSError is, for example, a file that cannot be written, or a full disk.
         print(f"qmtl: {' '.join(str(error).split())}", file=sys.stderr)

@@ -377,7 +377,7 @@ def chestxray(
     kept, left_out = _learnable(table, indices[0].numpy(), tasks is not None)
     notes += left_out
     # Rows whose only labels were of findings that are left out are dropped.
-    labelled = ~np.isnan(table.values[:, kept]).all(axis=1)
+    labelled = torch.from_numpy(~np.isnan(table.values[:, kept]).all(axis=1))
     train, validation, test = (part[labelled[part]] for part in indices)
     pixels = torch.from_numpy(load_images(path, table.paths, images=images, image_size=image_size))
     definitions, targets = _targets(table, kept, kind)

@@ -33,6 +33,17 @@ def is_nameless(column: str) -> bool:
     return _NAMELESS.fullmatch(column) is not None
 
 
+def local_path(path: str | PathLike[str]) -> Path:
+    """Return the path, with ``~`` expanded; raise for an open file or a URL."""
+    if not isinstance(path, str | PathLike) or "://" in str(path):
+        what = repr(path) if isinstance(path, str) else f"a {type(path).__name__}"
+        raise InvalidInputError(
+            f"path: expected the path of a local file, got {what}; read it by pandas.read_csv and "
+            f"give the data frame to from_frame"
+        )
+    return Path(path).expanduser()
+
+
 def read_table(
     path: str | PathLike[str],
     delimiter: str | None = None,
@@ -97,7 +108,7 @@ class TextTable:
         if decimal not in (None, ".", ","):
             raise InvalidInputError(f"decimal: expected '.' or ',', got {decimal!r}")
         given = _checked(delimiter)
-        self.path = path = Path(path).expanduser()
+        self.path = path = local_path(path)
         text, as_stored = _as_utf8(path, encoding, usual_encoding)
         if b"\r" in text:
             text, as_stored = text.replace(b"\r\n", b"\n").replace(b"\r", b"\n"), False

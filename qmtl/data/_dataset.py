@@ -1,4 +1,4 @@
-"""`MultiTaskData`: inputs and one target per task, in three splits; the base of its sections."""
+"""`MultiTaskData`: inputs and one target per task, in three splits; `DataSection`."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -275,7 +275,7 @@ def _check_split(name: str, split: Split, tasks: tuple[Task, ...]) -> None:
         raise InvalidInputError(
             f"data: {name} has rows of weight 0; leave them out, as from_arrays and from_frame do"
         )
-    # Test the sum first, in a tenth of the time: it is finite if all numbers are, but huge ones.
+    # Test the sum first, in a tenth of the time: it is finite if all numbers are, and not huge.
     if not bool(split.inputs.sum().isfinite()) and not bool(split.inputs.isfinite().all()):
         bad = ~split.inputs.flatten(1).isfinite().all(dim=1)
         first = int(split.index[int(bad.long().argmax())])

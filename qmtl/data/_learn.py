@@ -17,7 +17,7 @@ from qmtl.data._cells import (
 from qmtl.data._columns import CYCLES, TableColumns
 from qmtl.data._csv import is_nameless
 from qmtl.errors import InvalidInputError
-from qmtl.tasks import is_date
+from qmtl.tasks import is_date, rounding
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -105,7 +105,7 @@ def scale_of(values: np.ndarray, weights: np.ndarray | None = None) -> tuple[flo
     mean = float(np.average(values, weights=own))
     std = float(np.average((values - mean) ** 2, weights=own)) ** 0.5
     # The std of a constant such as 0.1 is a rounding error, and dividing by it would blow up.
-    return mean, std if std > 1e-12 * abs(mean) else 1.0
+    return mean, std if std > rounding(len(values)) * abs(mean) else 1.0
 
 
 def _plain_numbers(

@@ -141,7 +141,7 @@ def choose_rows(
 def check_seed(seed: object) -> None:
     """Refuse a value that NumPy and scikit-learn do not accept as a seed."""
     is_int = isinstance(seed, int | np.integer) and not isinstance(seed, bool)
-    if not (is_int and seed in range(2**32)):
+    if not (is_int and 0 <= int(seed) < 2**32):  # type: ignore[call-overload]
         raise InvalidInputError(f"seed: expected a whole number 0..2^32-1, got {seed!r}")
 
 

@@ -5,7 +5,6 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
@@ -15,7 +14,7 @@ from torch import Tensor
 
 from qmtl._sections import Fractions, RecipePath
 from qmtl.data._cells import column_numbers
-from qmtl.data._csv import TextTable, is_nameless
+from qmtl.data._csv import TextTable, is_nameless, local_path
 from qmtl.data._dataset import DataSection, MultiTaskData, Split
 from qmtl.data._learn import learn_columns
 from qmtl.data._splits import SPLITS, among_kept, check_count, choose_rows, label_codes
@@ -185,7 +184,7 @@ def from_csv(
     try:
         options = _Options(
             targets, inputs, ignore, splits, seed, split_column, group_column, max_categories,
-            Path(path).stem, weights,
+            local_path(path).stem, weights,
         )  # fmt: skip
         file = TextTable(path, delimiter, decimal, encoding)
         wanted = _wanted(file.header, options)

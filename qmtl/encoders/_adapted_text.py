@@ -9,6 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from qmtl._calls import seeded
 from qmtl._sections import NameOrPath, Section
 from qmtl.encoders._encoder import (
     Count,
@@ -18,7 +19,6 @@ from qmtl.encoders._encoder import (
     TaskColumns,
     TaskEncoder,
     copy_weights,
-    seeded,
 )
 from qmtl.encoders._mlp import MLP
 from qmtl.encoders._text import DEFAULT_MODEL, files_digest, load_sentence_encoder, model_folder

@@ -7,13 +7,13 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
+from qmtl._calls import seeded
 from qmtl.encoders._encoder import (
     Count,
     Described,
     EncoderInputs,
     EncoderSection,
     image_shape,
-    seeded,
 )
 from qmtl.encoders._mlp import ACTIVATIONS, check_layers
 from qmtl.errors import InvalidInputError, check_integer, unknown_name

@@ -2,8 +2,7 @@
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Self
 
@@ -12,6 +11,7 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
+from qmtl._calls import seeded
 from qmtl._sections import OneOf, Section, Seed
 from qmtl.errors import InvalidInputError
 from qmtl.tasks import chosen_tasks
@@ -270,12 +270,3 @@ def image_shape(encoder: str, inputs: Tensor) -> tuple[int, int, int]:
         )
     channels, height, width = inputs.shape[1:]
     return channels, height, width
-
-
-@contextmanager
-def seeded(seed: int | None) -> Iterator[None]:
-    """Let torch draw from this seed, then restore its generator; None changes nothing."""
-    with torch.random.fork_rng(devices=[], enabled=seed is not None):
-        if seed is not None:
-            torch.manual_seed(seed)
-        yield

@@ -9,6 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from qmtl._calls import seeded
 from qmtl._sections import OneOf, Section
 from qmtl.encoders._encoder import (
     Count,
@@ -19,7 +20,6 @@ from qmtl.encoders._encoder import (
     copy_weights,
     flat_width,
     known_encoders,
-    seeded,
 )
 from qmtl.encoders._gates import (
     FeatureGate,

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
+from qmtl._calls import seeded
 from qmtl.encoders._encoder import (
     Count,
     Described,
@@ -15,7 +16,6 @@ from qmtl.encoders._encoder import (
     EncoderSection,
     check_flat,
     flat_width,
-    seeded,
 )
 from qmtl.errors import InvalidInputError, check_integer
 

@@ -11,13 +11,13 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.compiler import is_compiling, is_dynamo_compiling
 
+from qmtl._calls import seeded
 from qmtl.encoders._encoder import (
     Count,
     Described,
     EncoderInputs,
     EncoderSection,
     flat_width,
-    seeded,
 )
 from qmtl.encoders._mlp import MLP
 from qmtl.errors import InvalidInputError, check_integer, unknown_name

@@ -9,8 +9,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from qmtl._calls import seeded
 from qmtl._sections import RecipePath
-from qmtl.encoders._encoder import EncoderInputs, EncoderSection, image_shape, seeded
+from qmtl.encoders._encoder import EncoderInputs, EncoderSection, image_shape
 from qmtl.errors import (
     InvalidInputError,
     MissingDependencyError,

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
+from qmtl._calls import seeded
 from qmtl._sections import Section
 from qmtl.encoders._encoder import (
     Described,
@@ -16,7 +17,6 @@ from qmtl.encoders._encoder import (
     EncoderSection,
     check_flat,
     flat_width,
-    seeded,
 )
 from qmtl.errors import InvalidInputError, check_integer, unknown_name
 

@@ -143,7 +143,7 @@ def linear_probe(data: MultiTaskData) -> Trained:
 
     Inputs are flattened. The strength of the L2 penalty is chosen among four, by the task's main
     metric on the validation split. A column whose training labels have a single class is predicted
-    as that class. The result has neither metrics on the train split, nor epoch and step time.
+    as that class. The result has no metrics on the train split, no epoch and no step time.
 
     Example:
         >>> from qmtl.data import digits

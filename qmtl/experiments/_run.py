@@ -7,8 +7,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from qmtl._calls import seeded
 from qmtl._io import write_csv, write_json
 from qmtl.data import MultiTaskData
 from qmtl.encoders import TaskEncoder
@@ -186,8 +185,7 @@ def _train(
             trained.save(folder / "model")
             if data.columns is not None:
                 write_json(folder / "inputs.json", data.columns.to_dict())
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(recipe.training.seed)
+            with seeded(recipe.training.seed):
                 test = data.test
                 rows = prediction_rows(trained, test.inputs, test.index, test.targets)
             write_csv(folder / "predictions.csv", rows)

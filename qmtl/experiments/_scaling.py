@@ -49,7 +49,7 @@ class ScalingSettings:
         parts: names of the parts to run, from `PARTS`.
         data: folder of chest X-rays for the accuracy part; None for digits.
         accuracy: settings of the accuracy part.
-        batch_size, threads: of the timed step.
+        batch_size, threads: number of rows and of threads of the timed step.
         jobs: number of processes that train for the accuracy part.
     """
 

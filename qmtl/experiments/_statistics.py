@@ -52,7 +52,7 @@ class PairedTest:
     """A comparison of two heads, seed by seed: the difference, and two-sided p-values.
 
     `t_test` is Student's, NaN with fewer than two pairs. `wilcoxon` is that of the signed-rank
-    test, exact for few pairs without ties; it cannot be below ``2 ** (1 - n)``: 0.0625 for five.
+    test, exact for few pairs without ties; it cannot be below ``2 ** (1 - n)``, 0.0625 for five.
     """
 
     difference: Estimate

@@ -28,7 +28,7 @@ FORMAT = 2
 
 
 class Cell(ABC):
-    """One training run or measurement; a frozen dataclass. `run` returns a dataclass, `finds`."""
+    """One training run or measurement; a frozen dataclass. `run` returns a `finds`, another one."""
 
     finds: ClassVar[type[Any]]
 

@@ -91,7 +91,8 @@ class HardwareSettings:
                 continue
             kinds = (int, float) if name == "max_qpu_seconds" else int
             if isinstance(value, bool) or not isinstance(value, kinds) or not 0 < value < math.inf:
-                raise InvalidInputError(f"{name} must be a positive number, got {value!r}")
+                what = "whole number" if kinds is int else "number"
+                raise InvalidInputError(f"{name} must be a positive {what}, got {value!r}")
         for name in SWITCHES:
             if not isinstance(value := getattr(self, name), bool):
                 raise InvalidInputError(f"{name} must be true or false, got {value!r}")

@@ -9,7 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from qmtl._calls import called_with
+from qmtl._calls import called_with, seeded
 from qmtl.data import MultiTaskData, Split
 from qmtl.errors import InvalidInputError, unknown_name
 from qmtl.methods._method import Method, MethodSection, Step, TaskLosses
@@ -100,8 +100,7 @@ class _Maxl(Method):
         self.options, self.tasks = options, tuple(tasks)
         self.n_classes = [max(2, task.n_outputs) for task in tasks]
         self.widths = [n * options.subclasses for n in self.n_classes]
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded(seed):
             self.layer = nn.Linear(n_features, sum(self.widths))
             self.generator = nn.Sequential(
                 nn.Linear(n_features, options.hidden),

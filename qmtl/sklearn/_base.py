@@ -11,6 +11,7 @@ import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_consistent_length, check_is_fitted, validate_data
+from torch import Tensor
 
 from qmtl.errors import InvalidInputError
 from qmtl.simulators import Simulator
@@ -149,6 +150,8 @@ class ColumnsEstimator(BaseEstimator):
 
     def _inputs(self, X: Any, **options: Any) -> np.ndarray:
         """Check inputs with scikit-learn; name the column in an error."""
+        if isinstance(X, Tensor):  # NumPy has no bfloat16
+            X = X.detach().cpu().double().numpy()
         try:
             inputs: np.ndarray = validate_data(self, X, dtype=np.float64, **options)
         except (ValueError, TypeError) as error:

@@ -16,7 +16,7 @@ from qmtl.errors import InvalidInputError, unknown_name
 from qmtl.heads import HEAD_TYPES, Head, HeadOptions, build_head
 from qmtl.model import MultiTaskModel
 from qmtl.sklearn._columns import Column
-from qmtl.tasks import Task
+from qmtl.tasks import Task, rounding
 
 # The parameters of an estimator that are also fields of `qmtl.TrainingSettings`.
 TRAINING = (
@@ -110,7 +110,7 @@ def _scale(X: np.ndarray, weights: np.ndarray | None) -> tuple[np.ndarray, np.nd
     std = np.sqrt(np.average((X - mean) ** 2, axis=0, weights=weights))
     # A column that varies only by rounding errors has no information; dividing by its deviation
     # would blow up other rows' values.
-    return mean, np.where(std > 1e-12 * np.abs(mean), std, np.inf)
+    return mean, np.where(std > rounding(len(X)) * np.abs(mean), std, np.inf)
 
 
 def scaled(X: np.ndarray, mean: np.ndarray, std: np.ndarray) -> Tensor:

@@ -15,6 +15,7 @@ from qmtl.tasks._labels import is_date as is_date
 from qmtl.tasks._labels import is_missing as is_missing
 from qmtl.tasks._labels import number_in as number_in
 from qmtl.tasks._labels import number_text as number_text
+from qmtl.tasks._labels import rounding as rounding
 from qmtl.tasks._labels import truth_word as truth_word
 from qmtl.tasks._layout import TaskLayout as TaskLayout
 from qmtl.tasks._layout import labelled_rows as labelled_rows

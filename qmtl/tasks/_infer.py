@@ -40,9 +40,9 @@ def infer_task(name: str, values: Any, kind: str | None = None) -> Task:
         kind: "binary", "multiclass" or "regression", for one column.
 
     Raises:
-        InvalidInputError: there is no label, the labels fit several kinds (an
-            `UnclearKindError`) or not the given one, or if they look like dates, ids or free text;
-            the message says what to pass instead.
+        InvalidInputError: there is no label, or the labels fit several kinds (an
+            `UnclearKindError`), do not fit the given one, or look like dates, ids or free text; the
+            message says what to pass instead.
 
     Example:
         >>> infer_task("a", ["cat", "dog", None, "cat"]).class_names

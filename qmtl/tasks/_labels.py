@@ -3,6 +3,7 @@
 import datetime
 import math
 import re
+import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -348,3 +349,15 @@ def best_constant(task: "Task", train_targets: Any, sample_weight: Any = None) -
     if task.kind != "regression":
         means = means.float()
     return means[0] if is_flat(task) else means
+
+
+def rounding(rows: int) -> float:
+    """Return the standard deviation, relative to the mean, up to which numbers count as constant.
+
+    The sum of that many float64 numbers may be off by as much.
+
+    Example:
+        >>> rounding(100) < 1e-13
+        True
+    """
+    return min(1e-12, rows * sys.float_info.epsilon)

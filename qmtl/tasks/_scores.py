@@ -69,10 +69,16 @@ def evaluate_all(
     """
     if not tasks:
         return {}
-    given, wanted = [], []
+    given: list[Tensor] = []
+    wanted: list[Tensor] = []
     for task in tasks:
         labels = torch.from_numpy(read_labels(task, targets[task.name]))
         _check_shape(task, predictions[task.name], labels)
+        if wanted and len(labels) != len(wanted[0]):
+            raise InvalidInputError(
+                f"task {task.name!r} has {len(labels)} rows, and {tasks[0].name!r} has "
+                f"{len(wanted[0])}; tasks with other rows have to be evaluated one by one"
+            )
         own = predictions[task.name].detach().to("cpu", torch.float64)
         given.append(own.reshape(len(labels), task.n_outputs))
         wanted.append(labels.reshape(len(labels), 1 if is_flat(task) else task.n_outputs))

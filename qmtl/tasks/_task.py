@@ -123,8 +123,7 @@ class Task(TaskDefinition):
             Two 0-dim tensors, 0 without labels: the sum and the normaliser, which is the number of
             labelled entries, or for weighted multiclass tasks the sum of the class weights of
             the labelled rows, as in torch; each entry counts by its row's weight. A missing label
-            never
-            makes them or their gradients NaN.
+            never makes them or their gradients NaN.
 
         Raises:
             InvalidInputError: the shapes do not fit.
@@ -263,10 +262,8 @@ class Task(TaskDefinition):
 
         Returns:
             Metric name → value; NaN if it is undefined (no labels, one class for auroc and
-            matthews,
-            constant values for pearson) or a prediction is not finite. Averages are over the
-            classes,
-            labels or targets for which a metric is defined.
+            matthews, constant values for pearson) or a prediction is not finite. Averages are over
+            the classes, labels or targets for which a metric is defined.
 
         Raises:
             InvalidInputError: the shapes do not fit, or a probability is not in [0, 1].
@@ -286,8 +283,7 @@ class Task(TaskDefinition):
 
         Returns:
             One row in the form of `activation`: 0-dim, or (n_outputs,); float64 for regression. A
-            label
-            of a multilabel task without any training label gets 0.5.
+            label of a multilabel task without any training label gets 0.5.
 
         Raises:
             InvalidInputError: a task or a regression target has no label to learn from.

@@ -14,7 +14,7 @@ from pytorch_lightning.callbacks import Callback, StochasticWeightAveraging
 from torch import Tensor, nn
 from torch import distributed as dist
 
-from qmtl._calls import evaluating
+from qmtl._calls import evaluating, seeded
 from qmtl.data import MultiTaskData, Split
 from qmtl.errors import InvalidInputError, ModelFileError, unknown_name
 from qmtl.model import MultiTaskModel
@@ -107,8 +107,6 @@ def fit(
     module = _checked(model, data, settings, names)
     settings = module.settings
     _check_callbacks(used_callbacks, model, settings)
-    if names is None or model.columns is None:
-        model.columns = data.columns
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary if checkpoints is None else checkpoints)
         last = folder / LAST if resume else None
@@ -158,8 +156,7 @@ def fit(
     model.to("cpu").eval()
     splits = data.splits
     # With shots, too, an interrupted run must reach the same metrics.
-    with torch.random.fork_rng(devices=[]), torch_threads(model, settings):
-        torch.manual_seed(settings.seed)
+    with seeded(settings.seed), torch_threads(model, settings):
         metrics = {name: evaluate(model, split) for name, split in splits.items()}
     return Result(
         model=model,

@@ -183,6 +183,8 @@ class MultiTaskModule(pl.LightningModule):
         module = getattr(self.trainer, "datamodule", None)
         if isinstance(module, MultiTaskDataModule):
             train = module.data.train
+            if self.names is None or self.model.columns is None:
+                self.model.columns = module.data.columns
             for task in module.data.tasks:
                 if task.kind == "regression":
                     scale = label_scale(train.targets[task.name], train.sample_weight)

@@ -327,3 +327,12 @@ class TestData:
     def test_errors(self, folder, arguments, message):
         with pytest.raises(InvalidInputError, match=message):
             chestxray(folder, **arguments)
+
+
+def test_splits_of_one_row(tmp_path):
+    paths = [f"train/patient{i:05d}/study1/view1.jpg" for i in range(10)]
+    rows = [f"{path},F,50,Frontal,AP,{i % 2},{i // 2 % 2},0" for i, path in enumerate(paths)]
+    write(tmp_path, *rows)
+    np.savez(tmp_path / "images.npz", images=np.zeros((10, 8, 8), np.uint8), paths=np.array(paths))
+    data = chestxray(tmp_path, labels="train.csv", splits=(0.8, 0.1, 0.1))
+    assert [len(split) for split in data.splits.values()] == [8, 1, 1]

@@ -1,11 +1,13 @@
 """Text tables as data frames: marks, encodings, odd rows and names, and the messages."""
 
+import io
 import math
 import os
 
 import pandas as pd
 import pytest
 
+import qmtl
 from qmtl.data import read_table
 from qmtl.errors import InvalidInputError
 
@@ -205,3 +207,11 @@ def test_a_large_file_is_read_like_a_small_one(read):
     lines[n - 6], lines[n - 5] = "1,2,3", "1,2,3,4,5"  # as many cells as there should be
     with pytest.raises(InvalidInputError, match=f"row {n - 4} has 3 cells"):
         read("\n".join(["a,b,c,d", *lines]))
+
+
+@pytest.mark.parametrize(
+    "source", [io.StringIO("a,b\n1,2\n"), "https://example.org/a.csv", 7], ids=["file", "url", "7"]
+)
+def test_only_paths_of_local_files_are_read(source):
+    with pytest.raises(InvalidInputError, match=r"path of a local file.*from_frame"):
+        qmtl.data.from_csv(source, targets=["b"])

@@ -29,6 +29,16 @@ def test_seeded_and_complete():
         assert not torch.equal(parts[2], other[2])
 
 
+def test_seeds_of_numpy():
+    """A large one takes no longer than a small one."""
+    largest = 2**32 - 1
+    parts = split_indices(50, THIRDS, np.uint32(largest))
+    expected = split_indices(50, THIRDS, largest)
+    assert all(torch.equal(a, b) for a, b in zip(parts, expected, strict=True))
+    with pytest.raises(InvalidInputError, match="seed: expected a whole number"):
+        split_indices(50, THIRDS, np.int64(-1))
+
+
 @pytest.mark.parametrize("n_strata", [2, 7, 40])
 @pytest.mark.parametrize("seed", [0, 1, 2**32 - 1])
 def test_the_rows_are_those_of_scikit_learn(seed, n_strata):

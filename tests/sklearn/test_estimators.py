@@ -15,6 +15,7 @@ from sklearn.model_selection import GridSearchCV, KFold, cross_val_predict, trai
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import QuantileTransformer
 
+import qmtl
 from qmtl.encoders import MLPSection
 from qmtl.errors import InvalidInputError
 from qmtl.heads import HeadOptions, HeadSection, QuantumHead
@@ -348,3 +349,24 @@ def test_every_parameter_is_described(estimator):
     for name in estimator().get_params():
         assert f"\n    {name}: " in estimator.__doc__, name
     assert "{parameters}" not in estimator.__doc__
+
+
+def test_a_small_spread_around_a_large_mean_is_no_constant():
+    """The rule is scikit-learn's StandardScaler's: what rounding cannot explain, varies."""
+    spread = np.random.default_rng(0).normal(size=(90, 1))
+    X, y = 1.7e15 + 1e3 * spread, spread[:, 0]
+    scores = [QuantumMultiTaskRegressor(**QUICK).fit(x, y).score(x, y) for x in (X, spread)]
+    assert scores[0] == pytest.approx(scores[1], abs=0.01)
+    assert scores[0] > 0.5
+    frame = pd.DataFrame({"x": X[:, 0], "y": y})
+    inputs = qmtl.data.from_frame(frame, targets=["y"]).train.inputs
+    assert inputs.std() == pytest.approx(1.0, abs=0.05)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_tensors_of_every_float_type(dtype):
+    X = torch.randn(60, 3, generator=torch.Generator().manual_seed(0)).to(dtype)
+    y = (X[:, 0] > 0).int().numpy()
+    model = QuantumMultiTaskClassifier(**QUICK).fit(X, y)
+    assert model.predict(X).shape == y.shape
+    assert np.array_equal(model.predict(X), model.predict(X.double().numpy()))

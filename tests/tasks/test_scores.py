@@ -94,5 +94,9 @@ def test_what_does_not_fit_names_its_task():
         evaluate_all(tasks, values, {"a": torch.ones(2), "b": torch.tensor([NAN, 7.0])})
     with pytest.raises(InvalidInputError, match=r"'b': predictions have shape \(3,\)"):
         evaluate_all(tasks, values | {"b": torch.zeros(3)}, {n: torch.ones(2) for n in "ab"})
+    with pytest.raises(InvalidInputError, match="'b' has 3 rows, and 'a' has 2"):
+        evaluate_all(
+            tasks, values | {"b": torch.zeros(3)}, {"a": torch.ones(2), "b": torch.zeros(3)}
+        )
     assert evaluate_all([], {}, {}) == {}
     assert all(math.isnan(value) for value in Task.binary("a").evaluate([], []).values())

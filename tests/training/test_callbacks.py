@@ -4,6 +4,8 @@ import csv
 import itertools
 import warnings
 
+import numpy as np
+import pandas as pd
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -380,3 +382,31 @@ def test_only_features_that_are_not_finite_hint_at_divergence():
     narrow.encoder = torch.nn.Sequential(narrow.encoder, torch.nn.Unflatten(1, (-1, 1)))
     with pytest.raises(InvalidInputError, match=r"must have shape .*got \(\d+, \d+, 1\)$"):
         _fit(model=narrow, max_epochs=1)
+
+
+def one_column(data):
+    circuit = qmtl.HeadCircuit(data.tasks)
+    encoder = qmtl.encoders.MLP(1, 5, out_features=circuit.n_features, seed=0)
+    return qmtl.MultiTaskModel(encoder, qmtl.QuantumHead(circuit, seed=0))
+
+
+def test_the_columns_of_a_table_come_with_its_data():
+    """A data frame gets the scale of training, after Lightning's usual way, too."""
+    a = np.random.default_rng(0).normal(1000, 100, 80)
+    frame = pd.DataFrame({"a": a, "y": np.where(a > 1000, "high", "low")})
+    data = qmtl.data.from_frame(frame, targets=["y"])
+    model = one_column(data)
+    with pytest.warns(UserWarning, match=r"model\.columns = data\.columns"):
+        model.predict(frame[["a"]])
+    quiet = {"enable_progress_bar": False, "enable_checkpointing": False, "logger": False}
+    settings = TrainingSettings(batch_size=8)
+    trainer = pl.Trainer(max_epochs=1, accelerator="cpu", **quiet)
+    trainer.fit(MultiTaskModule(model, settings), datamodule=MultiTaskDataModule(data, settings))
+    model.eval()
+    expected = model.predict(data.test.inputs)["y"]
+    rows = data.test.index.numpy()
+    assert torch.equal(model.predict(frame[["a"]].iloc[rows])["y"], expected)
+    own = one_column(data)
+    own.load_state_dict(model.state_dict())
+    own.columns = data.columns
+    assert torch.equal(own.predict(frame[["a"]].iloc[rows])["y"], expected)
