@@ -116,9 +116,7 @@ def submit(
     tasks: Tasks = None,
     max_qpu_seconds: MaxSeconds = None,
     set_: Set = None,
-    again: Annotated[
-        bool, Option("--again/--not-again", help="Measure once more.")
-    ] = False,
+    again: Annotated[bool, Option("--again/--not-again", help="Measure once more.")] = False,
     resubmit: Annotated[
         bool, Option("--resubmit", help="Send failed or cancelled jobs again.")
     ] = False,
