@@ -112,6 +112,10 @@ def as_samples(values: Any, name: str = "inputs") -> Tensor:
         if values.is_complex():
             raise InvalidInputError(f"{name} must be real numbers, got {values.dtype}")
         return values
+    is_complex = isinstance(values, np.ndarray) and np.iscomplexobj(values)
+    if values is None or is_complex:
+        what = "complex numbers" if is_complex else "None"
+        raise InvalidInputError(f"{name} must be real numbers, got {what}")
     try:
         if hasattr(values, "to_numpy"):
             values = _frame_numbers(values)

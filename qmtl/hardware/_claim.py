@@ -15,7 +15,8 @@ from qmtl.errors import LedgerError
 from qmtl.hardware._ledger import ChunkRecord, Ledger, note, now
 
 # A claim holds as long as its process is alive. Of a process on another machine (a container on the
-# same disk) that is not known: its claim ends after the longest upload with all retries.
+# same disk) that is not known: its claim ends after this time, which is longer than an upload with
+# all retries.
 HOLD = timedelta(hours=2)
 
 

@@ -75,8 +75,6 @@ def _features(model: Any, inputs: Any) -> tuple[QuantumHead, Tensor]:
             f"only quantum heads run on hardware, got a {type(head).__name__}; pass a QuantumHead, "
             f"or a model that has one{getattr(head, 'instead', '')}"
         )
-    if inputs is None:
-        raise InvalidInputError("inputs must be numbers, got NoneType that is not numeric")
     features = as_samples(inputs).to(head.encoding) if model is head else model.features(inputs)
     if features.ndim != 2 or features.shape[1] != head.n_features:
         raise InvalidInputError(

@@ -163,7 +163,7 @@ def measured_tasks(circuit: HeadCircuit, tasks: str | Sequence[str] | None) -> t
     """Return the names of one task, of several, or for None of all; raise if they do not fit."""
     chosen = chosen_tasks((tasks,) if isinstance(tasks, str) else tasks, circuit.registers)
     if not chosen:
-        raise InvalidInputError("tasks must be at least one, got []")
+        raise InvalidInputError("tasks must name at least one task, got []")
     return chosen
 
 
@@ -258,7 +258,7 @@ def measured_qubits(circuit: "QuantumCircuit") -> dict[str, tuple[int, ...]]:
 
 
 def fingerprint(circuit: "QuantumCircuit") -> str:
-    """Hash a circuit's instructions, unlike QPY to the same number in every process (SHA-256)."""
+    """Hash a circuit's instructions (SHA-256); unlike QPY, it is the same in every process."""
     instructions = [
         [
             instruction.operation.name,

@@ -1,7 +1,7 @@
 """HardwareSettings: how a head runs on a backend, and what it may cost."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, Self, get_args
 
@@ -119,6 +119,8 @@ class HardwareSettings:
             )
         if self.layout is not None:
             try:
+                if isinstance(self.layout, Set | Mapping):
+                    raise TypeError("the order of qubits counts")
                 qubits = tuple(check_integer("layout", qubit, 0) for qubit in self.layout)
             except (TypeError, InvalidInputError):
                 raise InvalidInputError(

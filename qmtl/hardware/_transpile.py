@@ -77,7 +77,7 @@ def _error(properties: Any) -> float | None:
 def best_layout(
     circuit: "QuantumCircuit", target: "Target", read: Iterable[int]
 ) -> tuple[int, ...] | None:
-    """Return the qubit of each wire on which a circuit runs without swaps and with few errors.
+    """Return a qubit for each wire, so that a circuit runs without swaps and with few errors.
 
     The graph of the circuit's two-qubit gates (a ring, a line) is searched for in the coupling map
     of a `usable_target`. Of the copies found, the one with the largest product of two-qubit

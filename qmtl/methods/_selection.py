@@ -113,7 +113,7 @@ def select(model: MultiTaskModel, data: MultiTaskData, keep: float = 0.5) -> Sel
     """Select the training rows that most tasks vote for.
 
     Each task votes for the fraction `keep` of the rows with the largest influence on it. Of rows
-    with as many votes, those with the better mean rank over tasks come first (qmtl's choice).
+    with equally many votes, those with the better mean rank over tasks come first (qmtl's choice).
 
     Args:
         model: a model trained for a short time on all rows.

@@ -86,7 +86,7 @@ class Channel:
     def depolarising(cls, probability: float, n_wires: int = 1) -> Self:
         """Return all 3 (two wires: 15) Pauli errors, equally likely, in total `probability`.
 
-        Full depolarisation is 3/4 (15/16) as in PennyLane; Qiskit's parameter is 4/3 (16/15) times.
+        Full depolarisation is 3/4 (15/16), as in PennyLane; Qiskit's is 4/3 (16/15) times it.
         """
         check_probability("probability", probability)
         rest = 1 - probability * 4**n_wires / (4**n_wires - 1)

@@ -314,7 +314,6 @@ def noise_of_backend(name: str, n_wires: int, *, relaxation: bool = True) -> Dev
         name: a name such as ``"fake_fez"``; its calibration comes with qiskit-ibm-runtime.
         n_wires: number of wires of the circuit.
         relaxation: whether wires relax; if not, gates depolarise by their reported error.
-
     """
     known = fake_backends(
         f"the noise of backend {name!r} needs qiskit-ibm-runtime (noise may also be a file, or "

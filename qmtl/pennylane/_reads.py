@@ -187,7 +187,7 @@ Support = Callable[[Iterable[Any]], frozenset[Any]]
 class Draw:
     """A set of wires that are sampled together."""
 
-    # For each wire, the first one the most significant bit, the gates that rotate it to Z in words.
+    # For each wire (the first is the most significant bit), the gates to the Z basis, as text.
     basis: dict[Any, Any]
     # These gates.
     gates: list[Any]

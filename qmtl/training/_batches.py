@@ -1,4 +1,4 @@
-"""Batches: which rows each step uses, by seed and epoch alone, as a resumed run needs it."""
+"""Batches: which rows each step uses, given only seed and epoch, so that runs can resume."""
 
 import math
 from collections.abc import Iterator, Sequence

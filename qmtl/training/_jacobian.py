@@ -170,7 +170,7 @@ class SharedJacobian:
         return self._of_layer[name]
 
     def aggregate(self, losses: Tensor, present: Tensor | None, step: _Step | None) -> None:
-        """Set shared parameters' gradients to the aggregated Jacobian, own ones' to the sum's.
+        """Set gradients: of shared parameters the aggregated Jacobian, of others those of the sum.
 
         Args:
             losses: losses of the tasks that are present, shape (present,); they must add up over

@@ -59,7 +59,7 @@ class MetricsFile(_EpochRows):
 
 
 class HistoryLog(_EpochRows):
-    """Writes every epoch's losses and metrics to loggers, as ``split/task/metric``, by epoch."""
+    """Writes losses and metrics to loggers, as ``split/task/metric``; the step is the epoch."""
 
     def __init__(self, loggers: Sequence[Any]) -> None:
         self.loggers = tuple(loggers)
@@ -279,7 +279,7 @@ class StepTimes(Callback):
 
     @property
     def median(self) -> float:
-        """Median of the seconds, so that compilation in the first step does not count; or NaN."""
+        """Median of the seconds, for which a slow first step hardly counts; NaN of none."""
         return statistics.median(self.seconds) if self.seconds else math.nan
 
 

@@ -26,6 +26,7 @@ from qmtl.hardware import HardwareSettings
         ("mode", 1, "unknown mode 1"),
         ("shots", True, "positive whole number"),
         ("shots", 0, "positive whole number"),
+        ("layout", {3, 1}, "a qubit for each wire"),
         ("shots", 1e3, "positive whole number"),
         ("max_shots", 1.5, "positive whole number"),
         ("max_qpu_seconds", float("nan"), "positive number"),
