@@ -115,7 +115,7 @@ def grown_head(head: nn.Module, task: Task, seed: int | None, **register: Any) -
 
 
 def _check_shape(head: QuantumHead, grown: QuantumHead, task: Task) -> None:
-    """Raise if a task's block would be mixed from blocks that no other task has trained."""
+    """Raise if the new task's block would be mixed from blocks that were never trained."""
     if isinstance(head, MixtureHead) and len(grown.blocks.shapes) > len(head.blocks.shapes):
         raise InvalidInputError(
             f"the inventory of the MixtureHead has no blocks of the shape that task {task.name!r} "

@@ -139,7 +139,7 @@ def draw_text(
     parts: list[str] = []
     first = 0
     while first < len(drawn):
-        # Two characters at each end are left for the marks of a drawing that continues.
+        # Two characters at each end are for marks that the drawing continues on another line.
         left = None if max_width is None else max_width - len(labels[0]) - 2 - 2
         last, used = first + 1, widths[first]
         while last < len(drawn) and (

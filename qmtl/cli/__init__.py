@@ -84,8 +84,8 @@ def _options(
 
 def main() -> None:
     """Run the command line; a wrong call or input is one line on standard error, and status 2."""
-    # Torch and Lightning are a million objects. To look for garbage while they are imported takes
-    # about a tenth of the time of a short command.
+    # Collect garbage less often: torch and Lightning create a million objects while they are
+    # imported, and looking through these takes about a tenth of the time of a short command.
     gc.set_threshold(100_000, 20, 100)
     set_streams()
     try:

@@ -179,7 +179,7 @@ def submit(
 
 
 def _refuse_options(context: Context, run: str) -> None:
-    """Raise for options that cannot change a run in the ledger."""
+    """Raise for options that would have no effect, since the run is in the ledger already."""
     for parameter in context.command.params:
         name = parameter.name or ""
         # By name, since Typer may contain its own copy of click.

@@ -146,7 +146,7 @@ def check_seed(seed: object) -> None:
 
 
 def split_sizes(n: int, fractions: Sequence[float], what: str) -> tuple[int, int, int]:
-    """Return the sizes of the splits of n items (`what`, for messages); none may be empty."""
+    """Return how many of n items go to each split, at least one; `what` names them in messages."""
     try:
         shares = [float(share) for share in fractions]
     except (TypeError, ValueError):

@@ -236,7 +236,7 @@ def plot_step_time(costs: Sequence[StepCost], ax: "Axes") -> "Axes":
 
 
 def plot_memory(costs: Sequence[StepCost], ax: "Axes") -> "Axes":
-    """Plot peak memory above that before the head was built; omit points below 1 MB."""
+    """Plot how much peak memory exceeds that before the head was built; omit less than 1 MB."""
     for head, own in by_head(costs).items():
         kept = [c for c in own if c.peak_mb >= LEAST_MB]
         ax.plot(

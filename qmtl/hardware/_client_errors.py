@@ -37,7 +37,7 @@ SAVE = (
 LONGEST = 300
 SHORTEST = 4  # a shorter token would occur in any text
 PART = 8  # parts of a secret with this many characters are hidden, too
-# Tokens of a session, which the client receives in exchange for the account's.
+# Tokens of a session, which the client receives in exchange for the account's token.
 SESSION_TOKEN = re.compile(r"(?i)\bbearer\s+[\w.~+/=-]{8,}|\beyJ[\w-]+\.[\w-]+\.?[\w-]*")
 
 

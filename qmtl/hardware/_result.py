@@ -1,4 +1,4 @@
-"""Results of a run beside their predictions: comparisons in standard errors, and records."""
+"""A run's results compared with what was predicted, in standard errors; and their files."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

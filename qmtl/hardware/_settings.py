@@ -130,7 +130,7 @@ class HardwareSettings:
 
     @classmethod
     def of(cls, options: Mapping[str, Any], settings: "HardwareSettings | None" = None) -> Self:
-        """Make settings from field names and values, or return the settings given instead."""
+        """Return the given settings, or settings made from field names and values."""
         if settings is not None:
             if not isinstance(settings, cls):
                 raise InvalidInputError(f"settings must be HardwareSettings, got {settings!r}")

@@ -279,7 +279,7 @@ class Step:
             by_weight = _placed(by_weight, self.weights, self.n_weights)
         else:
             by_angle, by_weight = self._through_table(by_angle, by_weight, state)
-        # Return it in the features' memory order; otherwise torch would have to copy it.
+        # The gradient has the features' memory order; otherwise torch would copy it.
         by_feature = np.zeros(state.given[0].shape, gradient.dtype)
         slope, places = self.scale * self.factor, self._places(by_feature)
         self._kernels.unload(by_feature, by_angle, state.columns, places, slope, self.is_curved)

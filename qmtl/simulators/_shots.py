@@ -185,7 +185,7 @@ class ShotSimulator(Simulator):
     def explain(
         self, circuit: HeadCircuit, batch_size: int, dtype: torch.dtype = torch.float32
     ) -> Explanation:
-        """Return the cost of a training step, which is that of the base."""
+        """Return the cost of a training step, which is that of the exact simulator in `base`."""
         return self.base.explain(circuit, batch_size, dtype)
 
     def to_dict(self) -> dict[str, Any]:

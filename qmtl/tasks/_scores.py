@@ -145,8 +145,8 @@ def _check_probabilities(task: "Task", predictions: Tensor) -> None:
     """Refuse logits: compared with 0.5, they would give metrics that look right."""
     if task.kind == "regression":
         return
-    # NaN and infinity pass here and make the metrics NaN. Rounding may lead slightly
-    # out of [0, 1].
+    # NaN and infinity are not refused: they make the metrics NaN. Rounding may lead slightly out
+    # of [0, 1].
     outside = (predictions < -ROUNDING) | (predictions > 1 + ROUNDING)
     bad = outside & predictions.isfinite()
     if bad.any():

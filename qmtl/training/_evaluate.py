@@ -27,7 +27,7 @@ def joined_scores(
     tasks: Sequence[str] | None = None,
     sample_weight: Tensor | None = None,
 ) -> Metrics:
-    """Return losses (NaN without labels) and metrics, from joined tensors of a whole split."""
+    """Return each task's loss (NaN without labels) and metrics on a split, from joined tensors."""
     by_name = {task.name: task for task in model.tasks}
     layout = task_layout(tuple(by_name[name] for name in tasks or by_name))
     # The losses' type may not hold the weights' absolute values.

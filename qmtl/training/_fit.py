@@ -155,7 +155,7 @@ def fit(
             dist.barrier()
     model.to("cpu").eval()
     splits = data.splits
-    # With shots, too, an interrupted run must reach the same metrics.
+    # With this seed, shots are the same again if an interrupted run is resumed.
     with seeded(settings.seed), torch_threads(model, settings):
         metrics = {name: evaluate(model, split) for name, split in splits.items()}
     return Result(

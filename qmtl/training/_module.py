@@ -297,9 +297,10 @@ class MultiTaskModule(pl.LightningModule):
         self._n_waiting += 1
 
     def _release(self) -> Tensor | None:
-        """Set the mean of the accumulated gradients; return which tasks had labels, None for all.
+        """Replace accumulated gradients by their means; return which tasks had labels.
 
-        A task's mean is over all batches, including those without its labels.
+        The result is None if all had. A task's sum is divided by the number of all batches, those
+        without its labels included.
         """
         assert self._seen is not None
         for parameter, total in zip(self._stepped, self._waiting, strict=True):
