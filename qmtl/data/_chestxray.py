@@ -274,6 +274,8 @@ _METRICS = ("auroc", "average_precision")
 
 
 class ChestXraySection(DataSection):
+    """Recipe section of `chestxray`."""
+
     source: Literal["chestxray"] = "chestxray"
     path: RecipePath
     labels: list[str] | None = None

@@ -15,6 +15,8 @@ Structure = Literal["ring", "blocks"]
 
 
 class CuePairsSection(DataSection):
+    """Recipe section of `cue_pairs`."""
+
     source: Literal["cue-pairs"] = "cue-pairs"
     n_cues: int = Field(6, ge=2)
     degree: int = Field(3, ge=1)

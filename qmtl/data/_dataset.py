@@ -253,6 +253,7 @@ AnyDataSection = Annotated[DataSection, OneOf("source")]
 
 
 def take_splits(rows: Split, indices: Indices) -> tuple[Split, Split, Split]:
+    """Return the rows of the train, validation and test split."""
     train, validation, test = (rows.take(part) for part in indices)
     return train, validation, test
 

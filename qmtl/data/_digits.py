@@ -15,6 +15,8 @@ from qmtl.tasks import Task, chosen_tasks
 
 
 class DigitsSection(DataSection):
+    """Recipe section of `digits`."""
+
     source: Literal["digits"] = "digits"
     splits: Fractions | None = None
 

@@ -162,6 +162,7 @@ def text_model(name: str | None, max_tokens: int | None = None) -> Embed:
 
 
 def gives_tokens(embed: Embed | None) -> bool:
+    """Return whether texts become token numbers instead of embeddings."""
     from qmtl.encoders import TextTokens
 
     return isinstance(embed, TextTokens)

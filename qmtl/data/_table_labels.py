@@ -74,6 +74,7 @@ class LabelTable:
 
 
 def task_of(column: "pd.Series", values: np.ndarray, kind: str | None) -> Task:
+    """Return the task of a label column; a categorical column of numbers holds classes."""
     categories = getattr(column.dtype, "categories", None)
     # A categorical column of numbers holds classes: pandas' column type says so.
     typed = categories is not None and is_number_type(categories.dtype)

@@ -16,6 +16,8 @@ _TASKS = {
 
 
 class WineSection(DataSection):
+    """Recipe section of `wine`."""
+
     source: Literal["wine"] = "wine"
     splits: Fractions | None = None
 

@@ -107,6 +107,8 @@ class CNN(Described):
 
 
 class CNNSection(EncoderSection):
+    """Recipe section of `CNN`."""
+
     encoder: ClassVar[type[nn.Module]] = CNN
     type: Literal["CNN"] = "CNN"
     channels: list[Count] = Field(default_factory=lambda: [16, 32, 64], min_length=1)

@@ -245,6 +245,7 @@ def known_encoders() -> dict[str, Any]:
 
 
 def check_flat(inputs: Tensor, width: int) -> None:
+    """Raise unless inputs have shape (batch, width)."""
     if inputs.ndim != 2 or inputs.shape[1] != width:
         raise InvalidInputError(
             f"inputs must have shape (batch, {width}), got {tuple(inputs.shape)}"
@@ -252,6 +253,7 @@ def check_flat(inputs: Tensor, width: int) -> None:
 
 
 def flat_width(encoder: str, inputs: Tensor) -> int:
+    """Return the width of flat inputs; raise for others."""
     if inputs.ndim != 2:
         raise InvalidInputError(
             f"encoder {encoder!r} needs flat inputs, got shape {tuple(inputs.shape[1:])}; for "
@@ -261,6 +263,7 @@ def flat_width(encoder: str, inputs: Tensor) -> int:
 
 
 def image_shape(encoder: str, inputs: Tensor) -> tuple[int, int, int]:
+    """Return (channels, height, width) of images; raise for other inputs."""
     if inputs.ndim != 4:
         shape = tuple(inputs.shape[1:])
         given = f"{shape[0]} flat inputs" if len(shape) == 1 else f"shape {shape}"

@@ -80,6 +80,8 @@ class FourierFeatures(Described):
 
 
 class FourierFeaturesSection(EncoderSection):
+    """Recipe section of `FourierFeatures`."""
+
     encoder: ClassVar[type[nn.Module]] = FourierFeatures
     type: Literal["FourierFeatures"] = "FourierFeatures"
     n_cosines: Count = 256

@@ -26,6 +26,7 @@ ROUNDING = torch.finfo(torch.float32).eps
 
 
 def check_layers(activation: str, dropout: float) -> None:
+    """Raise for an unknown activation or a dropout outside [0, 1)."""
     if activation not in ACTIVATIONS:
         raise unknown_name("activation", activation, ACTIVATIONS)
     if not 0 <= dropout < 1:

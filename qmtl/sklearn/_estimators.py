@@ -102,6 +102,7 @@ class QuantumMultiTaskClassifier(ClassifierMixin, ColumnsEstimator):
 
 
 def class_weight_of(class_weight: Any, name: str, layout: Layout) -> Any:
+    """Return the class weights of one column of y."""
     if layout.form == "flat" or class_weight is None or isinstance(class_weight, str):
         return class_weight
     if not isinstance(class_weight, Mapping):

@@ -114,4 +114,5 @@ def _scale(X: np.ndarray, weights: np.ndarray | None) -> tuple[np.ndarray, np.nd
 
 
 def scaled(X: np.ndarray, mean: np.ndarray, std: np.ndarray) -> Tensor:
+    """Return inputs minus the mean, divided by the deviation, in float32."""
     return torch.from_numpy(((X - mean) / std).astype(np.float32))

@@ -185,6 +185,7 @@ def check_varied(
 
 
 def to_targets(task: "Task", values: Any, rows: Sequence[Any] | None) -> Tensor:
+    """Convert labels to canonical targets; see `qmtl.Task.to_targets`."""
     array = torch.from_numpy(read_labels(task, values, rows))
     device = values.device if isinstance(values, Tensor) else torch.device("cpu")
     if task.kind == "multiclass":

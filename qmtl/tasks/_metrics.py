@@ -50,6 +50,7 @@ def harden(predictions: Tensor) -> Tensor:
 
 
 def metric_collection(task: "Task") -> "MetricCollection":
+    """Return a task's metrics as torchmetrics objects."""
     from torchmetrics import MetricCollection
 
     with silence():
