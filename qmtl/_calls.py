@@ -1,7 +1,7 @@
 """Call a module with other values of its parameters, in evaluation mode, or with a seed."""
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-GENERATOR = threading.RLock()
+_GENERATOR = threading.RLock()
 """Held while torch's global generator has a seed of ours: all threads share that generator."""
 
 
@@ -22,8 +22,18 @@ def seeded(seed: int | None) -> Iterator[None]:
     if seed is None:
         yield
         return
-    with GENERATOR, torch.random.fork_rng(devices=[]):
+    with own_generator():
         torch.manual_seed(seed)
+        yield
+
+
+@contextmanager
+def own_generator(devices: Sequence[int] = ()) -> Iterator[None]:
+    """Restore torch's global generators afterwards, also those of these GPUs.
+
+    Other threads wait that would change them: restoring at the wrong moment would undo their seed.
+    """
+    with _GENERATOR, torch.random.fork_rng(devices=devices):
         yield
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from qmtl._calls import own_generator
 from qmtl.errors import InvalidInputError, ModelFileError, missing_extra, unknown_name
 from qmtl.training._settings import TrainingSettings
 
@@ -137,7 +138,7 @@ def rehearse(settings: TrainingSettings, n_tasks: int, dtype: torch.dtype) -> No
     values = torch.rand(n_tasks, n_tasks + 1, generator=torch.Generator().manual_seed(0)) + 0.1
     values = values.to(dtype)
     try:
-        with torch.random.fork_rng(devices=[]):
+        with own_generator():
             combiner(values[:, 0] if settings.aggregator is None else values)
     except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
         kind = "scalarizer" if settings.aggregator is None else "aggregator"

@@ -17,7 +17,7 @@ from pytorch_lightning.plugins.environments import LightningEnvironment
 from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-from qmtl._calls import GENERATOR
+from qmtl._calls import own_generator
 from qmtl._io import silenced
 from qmtl.data import MultiTaskData
 from qmtl.errors import CircuitTooLargeError, InvalidInputError
@@ -156,7 +156,7 @@ def run_trainer(
         module.model.train()
     # Training draws random numbers but must not change the caller's generators, also of GPUs.
     gpus = 0 if module.settings.accelerator == "cpu" else torch.cuda.device_count()
-    with GENERATOR, quiet_libraries(), torch.random.fork_rng(devices=range(gpus)):
+    with own_generator(range(gpus)), quiet_libraries():
         trainer = make_trainer(module.settings, callbacks, folder, validate=validate)
         threads = torch_threads(module.model, module.settings)
         with _plain_interrupt(), _plain_errors(), threads:
