@@ -163,6 +163,10 @@ def _read_description(path: Path) -> dict[str, Any]:
         raise ModelFileError(
             f"{path.parent} is not a saved model: it has no model.json{hint}"
         ) from None
+    except NotADirectoryError:
+        raise ModelFileError(
+            f"{path.parent} is a file; give the folder that holds the model's files"
+        ) from None
     except (OSError, ValueError, RecursionError) as error:
         raise ModelFileError(f"{path} cannot be read: {error}") from None
     if not isinstance(description, dict) or description.get("format") != FORMAT:

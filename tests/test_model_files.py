@@ -262,7 +262,8 @@ class TestDamage:
         assert_refused(saved, f"it has no model.json; the run's model is {saved / 'model'}")
 
     def test_a_file_instead_of_a_folder(self, saved):
-        assert_refused(saved / "model.json", "cannot be read")
+        for name in ("model.json", "model.safetensors"):
+            assert_refused(saved / name, f"{saved / name} is a file; give the folder that holds")
 
     @pytest.mark.parametrize("keep", [0, 4, 100, -1])
     def test_cut_short(self, saved, keep):

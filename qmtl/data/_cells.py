@@ -22,6 +22,11 @@ _COMMA = re.compile(
 # Every number fits this, and few other texts do.
 _MAYBE_NUMBER = re.compile(r"[\s\d+\-.,'\u2019eE]*|\s*[+-]?(inf|infinity)\s*", re.IGNORECASE)
 
+# A duration as pandas and Python write it: 1 days 02:03:04.5, -1 day, 2:03:04, 26:03:04.
+_DURATION = re.compile(
+    r"(?:([+-]?\d+) days?,?\s*)?([+-]?)(\d+):([0-5]\d):([0-5]\d(?:\.\d+)?)", re.IGNORECASE
+)
+
 DAY = 86400.0
 
 
@@ -74,13 +79,30 @@ def _numbers(column: "pd.Series", decimal: str | None, *, truths: bool) -> np.nd
     if is_number_type(column.dtype):
         return np.asarray(column.to_numpy(dtype=np.float64, na_value=np.nan))
     texts, codes = column_texts(column)
-    numbers = text_numbers(str(column.name), texts, decimal)
+    numbers = text_numbers(str(column.name), texts, decimal) or text_durations(texts)
     if truths and not numbers:
         words = {text: truth_word(text) for text in texts}
         numbers = {text: float(word == "true") for text, word in words.items() if word}
     values = np.array([numbers.get(text, np.inf) for text in texts] + [np.nan])
     found: np.ndarray = values[codes]
     return found
+
+
+def text_durations(texts: Sequence[str]) -> dict[str, float]:
+    """Read the texts that spell a duration with hours, minutes and seconds, in days.
+
+    Example:
+        >>> text_durations(["1 days 12:00:00", "-0:36:00", "ten"])
+        {'1 days 12:00:00': 1.5, '-0:36:00': -0.025}
+    """
+    matches = ((text, _DURATION.fullmatch(text.strip())) for text in texts)
+    return {text: _days(match) for text, match in matches if match}
+
+
+def _days(match: re.Match[str]) -> float:
+    days, sign, hours, minutes, seconds = match.groups(default="")
+    clock = 3600 * float(hours) + 60 * float(minutes) + float(seconds)
+    return float(days or 0) + (-clock if sign == "-" else clock) / DAY
 
 
 def column_texts(column: "pd.Series") -> tuple[list[str], np.ndarray]:

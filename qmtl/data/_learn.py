@@ -12,6 +12,7 @@ from qmtl.data._cells import (
     column_numbers,
     column_texts,
     is_number_type,
+    text_durations,
     text_numbers,
 )
 from qmtl.data._columns import CYCLES, TableColumns
@@ -147,7 +148,7 @@ def _what(
     if dates:
         return dates
     texts, codes = column_texts(column)
-    numbers = text_numbers(name, texts, decimal)
+    numbers = text_numbers(name, texts, decimal) or text_durations(texts)
     slips = [text for text in texts if text not in numbers]
     if not slips:
         return _Found("number")

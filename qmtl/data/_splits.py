@@ -46,13 +46,16 @@ def split_indices(
         seed: the same seed gives the same split.
         stratify: int64 codes (N,) or (N, columns). The split is stratified by the combination of
             all columns if each combination occurs often enough; else by the column with the rarest
-            class, among those that are frequent enough; else not at all.
+            class, among those that are frequent enough; else not at all. A class of few rows is in
+            the training split at least.
         groups: one hashable value per row; rows of one group stay together. The fractions are then
             of groups, and `stratify` is ignored.
     """
     check_seed(seed)
     if groups is None:
         parts = _split_rows(n, split_sizes(n, fractions, "rows"), seed, stratify)
+        if stratify is not None:
+            parts = _with_every_class(parts, _columns(stratify))
     else:
         members = _group_numbers(groups, n)
         sizes = split_sizes(members.max(initial=-1) + 1, fractions, f"groups ({n} rows)")
@@ -208,11 +211,39 @@ def _split_rows(
     return np.split(order, [sizes[0], sizes[0] + sizes[1]])
 
 
+def _columns(stratify: Tensor) -> np.ndarray:
+    codes: np.ndarray = stratify.detach().cpu().numpy().reshape(len(stratify), -1)
+    return codes
+
+
+def _with_every_class(parts: Sequence[np.ndarray], codes: np.ndarray) -> list[np.ndarray]:
+    """Exchange rows until the first part has every class: what it lacks cannot be learned.
+
+    A row leaves the first part only if its classes stay there.
+    """
+    train, *others = (part.copy() for part in parts)
+    for part in others:
+        for column in range(codes.shape[1]):
+            for value in np.setdiff1d(codes[part, column], codes[train, column]):
+                place = int(np.argmax(codes[part, column] == value))
+                spare = np.flatnonzero(np.all([_occurs_again(c) for c in codes[train].T], axis=0))
+                if len(spare):
+                    train[spare[-1]], part[place] = part[place], train[spare[-1]]
+    return [train, *others]
+
+
+def _occurs_again(column: np.ndarray) -> np.ndarray:
+    """Return for each value whether it occurs more than once."""
+    _, inverse, counts = np.unique(column, return_inverse=True, return_counts=True)
+    again: np.ndarray = counts[inverse] > 1
+    return again
+
+
 def _strata(n: int, stratify: Tensor | None) -> Iterator[np.ndarray]:
     """Yield the stratum of every row, in several ways, the preferred one first."""
     if stratify is None or stratify.numel() == 0:
         return
-    codes = stratify.detach().cpu().numpy().reshape(len(stratify), -1)
+    codes = _columns(stratify)
     if len(codes) != n:
         raise InvalidInputError(f"stratify: expected {n} rows of codes, got {len(codes)}")
     columns = [_dense(column) for column in codes.T]
@@ -298,6 +329,8 @@ def validation_cut(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Cut training and validation rows by `stratified_sample`; errors call the share `name`.
 
+    A class of one row is trained on.
+
     Raises:
         InvalidInputError: the share is not in (0, 1), or a part would be empty.
 
@@ -316,7 +349,9 @@ def validation_cut(
             f"{name}: a share of {share} of {len(codes)} rows leaves none to train on"
         )
     chosen = stratified_sample(codes, size, seed)
-    return np.setdiff1d(np.arange(len(codes)), chosen), chosen
+    kept = np.setdiff1d(np.arange(len(codes)), chosen)
+    kept, chosen = _with_every_class([kept, chosen], codes.reshape(len(codes), -1))
+    return np.sort(kept), np.sort(chosen)
 
 
 def check_count(name: str, value: Any, least: int) -> None:

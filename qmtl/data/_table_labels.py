@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Sequence
+from dataclasses import replace
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
@@ -73,12 +74,20 @@ class LabelTable:
         return targets_of(task, values, self._frame.index)
 
 
-def task_of(column: "pd.Series", values: np.ndarray, kind: str | None) -> Task:
-    """Return the task of a label column; a categorical column of numbers holds classes."""
+def task_of(column: Any, values: np.ndarray, kind: str | None) -> Task:
+    """Return the task of a label column; a categorical column of numbers holds classes.
+
+    Ordered categories give the order of the classes.
+    """
     categories = getattr(column.dtype, "categories", None)
     # A categorical column of numbers holds classes: pandas' column type says so.
     typed = categories is not None and is_number_type(categories.dtype)
-    return infer_task(str(column.name), column if typed else values, kind)
+    task = infer_task(str(column.name), column if typed else values, kind)
+    if categories is None or not column.dtype.ordered or not task.class_names:
+        return task
+    order = [name for name in map(str, categories) if name in task.class_names]
+    same = len(order) == len(task.class_names)
+    return replace(task, class_names=tuple(order)) if same else task
 
 
 def label_values(column: "pd.Series", wanted: str | Task | None, decimal: str | None) -> np.ndarray:

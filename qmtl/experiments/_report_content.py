@@ -272,7 +272,7 @@ def recipe_rows(runs: Sequence[RunContent]) -> list[dict[str, str]]:
 def environment_rows(runs: Sequence[RunContent]) -> list[dict[str, str]]:
     """Return versions, machine and seeds, with a column per run."""
     rows = _side_by_side("", {one.label: dict(flatten(one.environment)) for one in runs})
-    kept = [row for row in rows if row[""] != "data_notes"]
+    kept = [row for row in rows if row[""] not in ("data_notes", "labels_sha256")]
     return [row | {"": row[""].removeprefix("packages.")} for row in kept]
 
 

@@ -24,6 +24,7 @@ from qmtl.experiments._run_folder import (
     noted,
     write_recipe,
 )
+from qmtl.experiments._sweep import fingerprint
 from qmtl.model import MultiTaskModel
 
 # Keys that may change when a run resumes.
@@ -33,6 +34,8 @@ CHANGEABLE = (
     "training.devices", "training.num_workers", "logging", "compare", "bench", "name",
 )  # fmt: skip
 FOLDER = "QMTL_RUN_DIRECTORY"
+# A run that resumes writes its logs anew; Lightning would number their folders.
+IN_PLACE = {"csv": {"version": ""}, "tensorboard": {"version": ""}}
 
 
 def start_run(recipe: Recipe, path: str | Path | None = None, *, progress: bool = True) -> Run:
@@ -61,7 +64,7 @@ def start_run(recipe: Recipe, path: str | Path | None = None, *, progress: bool 
     if is_first_process():
         folder = new_folder(recipe, path)
         write_recipe(folder, recipe)
-        notes = {"data_notes": list(data.notes)}
+        notes = {"data_notes": list(data.notes), "labels_sha256": fingerprint(data, inputs=False)}
         write_json(folder / "environment.json", machine() | {"seeds": recipe.seeds} | notes)
     else:
         folder = Path(os.environ[FOLDER])
@@ -152,7 +155,10 @@ def _train(
                 *names,
                 folder=folder / "logs",
                 run_name=folder.name,
-                options={str(name): recipe.logging.options.get(name, {}) for name in names},
+                options={
+                    name: IN_PLACE.get(name, {}) | recipe.logging.options.get(name, {})
+                    for name in names
+                },
                 params=recipe.model_dump(mode="json", exclude={"bench", "logging"}),
             ) as log:
                 result = fit(

@@ -22,6 +22,7 @@ from qmtl.data import MultiTaskData, TableColumns, column_differences
 from qmtl.errors import InvalidInputError, RunDirectoryError, near_paths, unknown_name
 from qmtl.experiments._build import build_data
 from qmtl.experiments._recipe import Recipe, read_recipe
+from qmtl.experiments._sweep import fingerprint
 from qmtl.model import MultiTaskModel, load
 from qmtl.simulators import LightConeSimulator
 
@@ -156,7 +157,7 @@ class Run:
             raise InvalidInputError(f"{file} is damaged: {error}") from None
 
     def check_data(self, data: MultiTaskData) -> MultiTaskData:
-        """Return the data; raise unless their columns become the same inputs as in training."""
+        """Return the data; raise unless inputs and labels are made as they were in training."""
         own = self.columns()
         if own is not None and data.columns is not None and not own.is_close(data.columns):
             sides = column_differences(own, data.columns)
@@ -164,7 +165,22 @@ class Run:
                 f"the data of the run {self.path} have changed since it was trained: then "
                 f"{sides[0]}; now {sides[1]}"
             )
+        noted = _labels_noted(self.path)
+        if noted not in (None, fingerprint(data, inputs=False)):
+            raise RunDirectoryError(
+                f"the data of the run {self.path} have changed since it was trained: then the "
+                f"labels, or the rows of the splits, were others"
+            )
         return data
+
+
+def _labels_noted(folder: Path) -> Any:
+    """Return the hash of the labels that a run began with; None for an older run."""
+    file = folder / "environment.json"
+    try:
+        return json.loads(file.read_text(encoding="utf-8")).get("labels_sha256")
+    except (OSError, ValueError, AttributeError):
+        return None
 
 
 def existing_folder(path: str | Path) -> Path:

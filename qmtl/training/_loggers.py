@@ -116,7 +116,8 @@ def log_to(
 
     Args:
         names: one or more of ``csv``, ``tensorboard``, ``mlflow`` and ``wandb``.
-        folder: folder of their files.
+        folder: folder of their files, with a numbered folder for each run of a logger: the first
+            one of ``csv`` writes ``csv/version_0/metrics.csv``.
         run_name: name of the run in MLflow and W&B.
         options: a dictionary from logger to arguments of Lightning's class.
         params: settings to show with the metrics.
@@ -156,7 +157,7 @@ def _make(name: str, folder: Path, run_name: str, options: Mapping[str, Any]) ->
     from pytorch_lightning import loggers
 
     here: dict[str, Any] = {"save_dir": folder}
-    local = here | {"name": name, "version": ""}
+    local = here | {"name": name}  # Lightning numbers the runs in a folder: version_0, version_1
     database = f"sqlite:///{(folder / 'mlflow.sqlite').resolve()}"
     mlflow = {"experiment_name": "qmtl", "run_name": run_name, "tracking_uri": database}
     logger, defaults = {

@@ -445,3 +445,31 @@ def test_arrays_that_are_a_frame_keep_the_order_of_columns():
     X = pd.DataFrame({"a": SIZE, "b": -SIZE})
     data = qmtl.data.from_arrays(X, {"y": Y})
     assert torch.equal(data.columns.encode(X[["b", "a"]])[data.test.index], data.test.inputs)
+
+
+def test_durations_are_numbers_in_days(tmp_path):
+    seconds = np.arange(60) * 1000.0
+    plain = frame(time=pd.to_timedelta(seconds, unit="s"))
+    texts = frame(time=[str(value) for value in plain["time"]])
+    clock = frame(time=[f"{int(s) // 3600:02d}:{int(s) // 60 % 60:02d}:40" for s in seconds])
+    path = tmp_path / "a.csv"
+    plain.to_csv(path, index=False)
+    expected = from_frame(plain, targets="y").columns
+    assert expected.numeric[-1][0] == "time"
+    assert from_frame(texts, targets="y").columns.is_close(expected)
+    assert from_csv(path, targets="y").columns.is_close(expected)
+    assert [entry[0] for entry in from_frame(clock, targets="y").columns.numeric][-1] == "time"
+    new = texts.assign(time=["-1 days +23:00:00"] + ["0:00:00"] * 59)
+    assert torch.equal(
+        expected.encode(new), expected.encode(plain.assign(time=pd.to_timedelta(new["time"])))
+    )
+
+
+def test_ordered_categories_order_the_classes():
+    size = pd.Categorical(["small", "large", "medium"] * 20, ["small", "medium", "large"])
+    table = frame(kind=size.as_ordered(), other=size)
+    data = from_frame(table, targets=["kind", "other"])
+    assert data.task("kind").class_names == ("small", "medium", "large")
+    assert data.task("other").class_names == ("large", "medium", "small")
+    found = data.test.targets["kind"].tolist()
+    assert found == size.codes[data.test.index].tolist()

@@ -5,6 +5,7 @@ import pytest
 import torch
 from sklearn.model_selection import StratifiedShuffleSplit
 
+from qmtl.data import validation_cut
 from qmtl.data._splits import explicit_indices, label_codes, split_indices
 from qmtl.errors import InvalidInputError
 from qmtl.tasks import Task
@@ -140,3 +141,22 @@ def test_errors(call, message):
 def test_masks_are_row_numbers():
     masks = {name: np.arange(3) == i for i, name in enumerate(("train", "validation", "test"))}
     assert [part.tolist() for part in explicit_indices(3, masks)] == [[0], [1], [2]]
+
+
+def test_a_class_of_one_row_is_trained_on():
+    for seed in range(20):
+        codes = torch.tensor([[0, 0], [1, 0]] * 20)
+        codes[seed, 0], codes[39 - seed, 1] = 7, 8
+        parts = split_indices(40, THIRDS, seed, codes)
+        assert_partition(parts, 40)
+        assert [len(part) for part in parts] == [24, 8, 8]
+        assert {seed, 39 - seed} <= set(parts[0].tolist())
+        kept, held = validation_cut(codes[:, 0].numpy(), 0.3, seed)
+        assert seed in kept
+        assert len(held) == 12
+        assert sorted([*kept, *held]) == list(range(40))
+
+
+def test_more_rare_classes_than_training_rows_are_no_error():
+    parts = split_indices(10, THIRDS, 0, torch.arange(10))
+    assert_partition(parts, 10)

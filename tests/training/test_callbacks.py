@@ -106,7 +106,7 @@ def test_callbacks_that_need_a_logger(tmp_path):
         rates = {"learning_rate": 0.1, "head_learning_rate": 0.02, "schedule": "cosine"}
         rates["optimizer"] = "adam"
         _fit(max_epochs=2, callbacks=[log, LearningRateMonitor("epoch")], **rates)
-    with (tmp_path / "csv" / "metrics.csv").open() as file:
+    with (tmp_path / "csv" / "version_0" / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
     seen = [float(r["lr-RowAdam/pg1"]) for r in rows if r["lr-RowAdam/pg1"]]
     assert seen == pytest.approx([0.1, 0.05])

@@ -46,6 +46,16 @@ def test_csv_in_a_run_directory_and_again_when_it_resumes(tmp_path):
     assert sorted(map(key, rows(log / "metrics.csv"))) == sorted(map(key, written))
 
 
+def test_a_second_run_leaves_the_files_of_the_first(tmp_path):
+    data = tiny_data()
+    for epochs in (1, 2):
+        with log_to("csv", folder=tmp_path) as log:
+            qmtl.fit(tiny_model(data), data, max_epochs=epochs, callbacks=[log], **QUIET)
+    for version, epochs in enumerate((1, 2)):
+        written = rows(tmp_path / "csv" / f"version_{version}" / "metrics.csv")
+        assert sum(bool(row["validation/b/loss"]) for row in written) == epochs
+
+
 def test_tensorboard(tmp_path):
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -53,7 +63,7 @@ def test_tensorboard(tmp_path):
     data = tiny_data()
     with log_to("tensorboard", folder=tmp_path, params={"seed": 3}) as log:
         result = qmtl.fit(tiny_model(data), data, max_epochs=2, callbacks=[log], **QUIET)
-    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events = EventAccumulator(str(tmp_path / "tensorboard" / "version_0"))
     events.Reload()
     found = {e.step: e.value for e in events.Scalars("validation/b/loss")}
     expected = {
