@@ -1,5 +1,6 @@
 """Data from arrays; several modalities in one flat input."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -50,7 +51,8 @@ def from_arrays(
         InvalidInputError: shapes, names or labels do not fit, or a classification has one class.
 
     Warns:
-        UserWarning: a regression target has one value.
+        UserWarning: a regression target has one value, or an input's differences are lost in
+            float32.
 
     Example:
         >>> X = [[float(i), 1.0] for i in range(20)]
@@ -88,6 +90,7 @@ def from_arrays(
         inputs = (inputs - scale[:, 0]) / scale[:, 1]
     elif names:  # so that predictions for a data frame find its columns by name
         columns = TableColumns(tuple((name, 0.0, 1.0) for name in names))
+    _warn_of_rounding(inputs, names)
     parts = take_splits(Split(inputs.float(), labels, numbers, weights), indices)
     return MultiTaskData(
         name, tasks, *parts, columns=columns, split_seed=None if given else int(seed)
@@ -208,6 +211,23 @@ def _columns_of(
     own = None if weights is None else weights[train].numpy()
     scales = (scale_of(column, own) for column in finite.T)
     return TableColumns(tuple((name, *scale) for name, scale in zip(names, scales, strict=True)))
+
+
+def _warn_of_rounding(inputs: Tensor, names: Sequence[str]) -> None:
+    """Warn of a column such as times in seconds since 1970, which float32 makes almost constant."""
+    if inputs.ndim != 2:
+        return
+    span = inputs.amax(0) - inputs.amin(0)
+    step = inputs.abs().amax(0) * torch.finfo(torch.float32).eps
+    lost = ((span > 0) & (span < 100 * step)).nonzero().flatten().tolist()
+    if lost:
+        first = names[lost[0]] if names else f"number {lost[0]}"
+        warnings.warn(
+            f"X: column {first} differs between rows by less than float32 can tell well; give "
+            f"standardise=True, or subtract its mean",
+            UserWarning,
+            stacklevel=3,
+        )
 
 
 def join_modalities(modalities: Mapping[str, Any]) -> tuple[Tensor, dict[str, int]]:

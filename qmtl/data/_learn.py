@@ -138,7 +138,10 @@ def _what(
         column.dtype
     ):
         return "is empty" if column.isna().all() else _Found("date", "ISO8601")
-    first = column_texts(column.dropna().iloc[:FIRST])[0] or column_texts(column)[0]
+    known = column.dropna()
+    if len(known) and isinstance(known.iloc[0], list | tuple | dict | set | np.ndarray):
+        return f"holds values of the type {type(known.iloc[0]).__name__}: write one number a column"
+    first = column_texts(known.iloc[:FIRST])[0] or column_texts(column)[0]
     if not first:
         return "is empty"
     # If the first text is not a number, test for dates first: a column of dates has many different

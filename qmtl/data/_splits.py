@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from qmtl.errors import InvalidInputError, unknown_name
-from qmtl.tasks import MISSING, Task
+from qmtl.tasks import MISSING, Task, is_missing
 
 SPLITS = ("train", "validation", "test")
 
@@ -48,8 +48,8 @@ def split_indices(
             all columns if each combination occurs often enough; else by the column with the rarest
             class, among those that are frequent enough; else not at all. A class of few rows is in
             the training split at least.
-        groups: one hashable value per row; rows of one group stay together. The fractions are then
-            of groups, and `stratify` is ignored.
+        groups: one hashable value per row; rows of one group stay together, and rows without a
+            value are one group. The fractions are then of groups, and `stratify` is ignored.
     """
     check_seed(seed)
     if groups is None:
@@ -179,7 +179,8 @@ def _group_numbers(groups: Any, n: int) -> np.ndarray:
         raise InvalidInputError(f"groups: expected one per row, {n}, got {len(values)}")
     numbers: dict[Any, int] = {}
     try:
-        return np.array([numbers.setdefault(value, len(numbers)) for value in values])
+        names = [None if is_missing(value) else value for value in values]
+        return np.array([numbers.setdefault(name, len(numbers)) for name in names])
     except TypeError as error:
         raise InvalidInputError(
             "groups: expected one number or text per row, got rows of several values"

@@ -214,6 +214,8 @@ def row_weights(values: Any, n_rows: int) -> Tensor | None:
     if isinstance(values, Tensor):
         values = values.detach().cpu().numpy()
     try:
+        if isinstance(values, np.ma.MaskedArray):
+            values = np.ma.filled(values.astype(np.float64), np.nan)
         # Decimal numbers and texts are not accepted as numbers here.
         given = np.asarray(values)
         weights = np.array(given, dtype=np.float64)

@@ -179,8 +179,14 @@ class MultiTaskDataModule(pl.LightningDataModule):
 
     def val_dataloader(self) -> Any:
         """Return the validation split in order; every process sees all of it."""
-        rows = torch.arange(len(self.data.validation)).split(EVALUATION_BATCH)
-        return self._loader(self.data.validation, rows)
+        return self._in_order(self.data.validation)
+
+    def test_dataloader(self) -> Any:
+        """Return the test split in order; every process sees all of it."""
+        return self._in_order(self.data.test)
+
+    def _in_order(self, split: Split) -> Any:
+        return self._loader(split, torch.arange(len(split)).split(EVALUATION_BATCH))
 
     def _loader(self, split: Split, sampler: Any) -> Any:
         rows = SplitRows(split, self.data.tasks)

@@ -352,19 +352,35 @@ class MultiTaskModule(pl.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Compute losses and metrics of the validation split."""
-        parts, self._validation = self._validation, []
         if self.trainer.sanity_checking:  # a few batches, before the first epoch
+            self._validation = []
             return
         self._validated = self.current_epoch
+        self._log_scores("validation")
+
+    def test_step(self, batch: Batch, batch_index: int) -> None:
+        """Keep logits and targets, as `validation_step`."""
+        self.validation_step(batch, batch_index)
+
+    def on_test_epoch_end(self) -> None:
+        """Compute losses and metrics of the test split."""
+        self._log_scores("test")
+
+    def _log_scores(self, split: str) -> None:
+        parts, self._validation = self._validation, []
         logits, targets = (torch.cat(part) for part in zip(*(p[:2] for p in parts), strict=True))
         given = [weights for *_, weights in parts if weights is not None]
         weights = torch.cat(given) if given else None
         scores = joined_scores(self.model, logits, targets, self.names, weights)
         losses = [values["loss"] for values in scores.values() if not math.isnan(values["loss"])]
         mean = sum(losses) / len(losses) if losses else math.nan
-        self.log("validation_loss", mean, prog_bar=True, logger=False, batch_size=1)
+        self.log(f"{split}_loss", mean, prog_bar=True, logger=False, batch_size=1)
         for name, values in scores.items():
-            self._record("validation", name, values)
+            if self.trainer.state.fn == "fit":
+                self._record(split, name, values)
+                continue
+            for metric, value in values.items():  # what Trainer.validate and test return
+                self.log(f"{split}/{name}/{metric}", value, batch_size=1)
 
     @property
     def history(self) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -210,3 +211,31 @@ class TestDigits:
             digits(tasks="digit")
         with pytest.raises(InvalidInputError, match="at least one Task"):
             digits(tasks=[])
+
+
+def test_differences_that_float32_loses_are_told():
+    X = np.random.default_rng(0).normal(size=(40, 2))
+    X[:, 1] = 1.7e9 + np.arange(40)
+    y = {"a": (X[:, 0] > 0).astype(int)}
+    with pytest.warns(UserWarning, match="X: column number 1 differs .* give standardise=True"):
+        from_arrays(X, y)
+    with pytest.warns(UserWarning, match="X: column time differs"):
+        from_arrays(pd.DataFrame(X, columns=["size", "time"]), y)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(from_arrays(X, y, standardise=True).train.inputs[:, 1].unique()) == 28
+        from_arrays(np.where([False, True], 5e9, X), y)
+
+
+def test_rows_without_a_group_are_one_group():
+    X = np.random.default_rng(0).normal(size=(40, 2))
+    groups = np.where(np.arange(40) < 4, np.nan, np.arange(40) // 2)
+    data = from_arrays(X, {"a": (X[:, 0] > 0).astype(int)}, groups=groups)
+    assert sum(bool((split.index < 4).any()) for split in data.splits.values()) == 1
+
+
+def test_a_masked_weight_is_missing():
+    X = np.random.default_rng(0).normal(size=(40, 2))
+    weights = np.ma.masked_array(np.ones(40), mask=np.arange(40) == 3)
+    with pytest.raises(InvalidInputError, match=r"sample_weight: .* row 3 has nan"):
+        from_arrays(X, {"a": (X[:, 0] > 0).astype(int)}, sample_weight=weights)

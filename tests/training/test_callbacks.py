@@ -355,6 +355,23 @@ def test_a_plateau_counts_the_epochs_with_a_validation(epochs, rate):
     assert trainer.optimizers[0].param_groups[0]["lr"] == rate
 
 
+def test_lightnings_trainer_validates_and_tests():
+    data, settings = tiny_data(), TrainingSettings(batch_size=8)
+    model = tiny_model(data)
+    module, batches = MultiTaskModule(model, settings), MultiTaskDataModule(data, settings)
+    quiet = {"enable_progress_bar": False, "enable_checkpointing": False, "logger": False}
+    trainer = pl.Trainer(max_epochs=1, accelerator="cpu", **quiet)
+    trainer.fit(module, datamodule=batches)
+    (validated,) = trainer.validate(module, datamodule=batches, verbose=False)
+    (tested,) = trainer.test(module, datamodule=batches, verbose=False)
+    for split, found in (("validation", validated), ("test", tested)):
+        rows = data.splits[split]
+        expected = qmtl.training.evaluate(model, rows)
+        for task, metrics in expected.items():
+            for metric, value in metrics.items():
+                assert found[f"{split}/{task}/{metric}"] == pytest.approx(value, nan_ok=True)
+
+
 def test_one_callback_without_a_list():
     stop = EarlyStopping("validation_loss")
     _fit(max_epochs=1, callbacks=stop)
