@@ -422,7 +422,8 @@ class MultiTaskModule(pl.LightningModule):
             )
         for name, given in self._state_settings().items():
             value = extra["settings"].get(name, given if name in SAME_SETTINGS else None)
-            if value != given:
+            chosen = name == "batch_size" and given is None  # from the number of rows
+            if value != given and not chosen:
                 raise ModelFileError(f"the checkpoint has {name} {value!r}, the settings {given!r}")
         trained = extra.get("tasks")
         if (None if trained is None else tuple(trained)) != self.names:

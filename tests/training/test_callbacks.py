@@ -26,7 +26,7 @@ from pytorch_lightning.callbacks import (
 )
 
 import qmtl
-from qmtl.errors import InvalidInputError
+from qmtl.errors import InvalidInputError, ModelFileError
 from qmtl.training import MultiTaskDataModule, MultiTaskModule, TrainingSettings, log_to
 from tests.training.samples import (
     QUIET,
@@ -370,6 +370,19 @@ def test_lightnings_trainer_validates_and_tests():
         for task, metrics in expected.items():
             for metric, value in metrics.items():
                 assert found[f"{split}/{task}/{metric}"] == pytest.approx(value, nan_ok=True)
+
+
+def test_lightnings_module_loads_from_a_checkpoint_of_fit(tmp_path):
+    data, settings = tiny_data(), TrainingSettings(max_epochs=1)
+    model = tiny_model(data)
+    qmtl.fit(model, data, settings, progress=False, callbacks=ModelCheckpoint(tmp_path, "one"))
+    fresh = tiny_model(data)
+    MultiTaskModule.load_from_checkpoint(tmp_path / "one.ckpt", model=fresh, settings=settings)
+    assert torch.equal(fresh.predict(data.test.inputs)["a"], model.predict(data.test.inputs)["a"])
+    with pytest.raises(ModelFileError, match="the checkpoint has seed 0, the settings 1"):
+        MultiTaskModule.load_from_checkpoint(
+            tmp_path / "one.ckpt", model=fresh, settings=TrainingSettings(max_epochs=1, seed=1)
+        )
 
 
 def test_one_callback_without_a_list():
