@@ -57,6 +57,11 @@ class MultiTaskModel(nn.Module):
             if not isinstance(module, nn.Module):
                 kind = type(module).__name__
                 raise InvalidInputError(f"the {part} must be a torch module, got {kind}")
+        if not (hasattr(head, "n_features") and hasattr(head, "tasks")):
+            raise InvalidInputError(
+                f"the head must have tasks and n_features, got {type(head).__name__}; write "
+                f"MultiTaskModel(encoder, head)"
+            )
         width = getattr(encoder, "out_features", head.n_features)
         if width != head.n_features:
             raise InvalidInputError(
@@ -520,6 +525,8 @@ def load(
         True
     """
     folder = Path(path)
+    if isinstance(parts, type | str) or not all(isinstance(part, type) for part in parts):
+        raise InvalidInputError(f"parts must be a list of classes, got {parts!r}")
     encoder, head, columns, state = read_parts(folder, encoder, parts)
     try:
         model = MultiTaskModel(encoder, head)

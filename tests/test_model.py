@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+import qmtl
 from qmtl.encoders import MLP, Identity
 from qmtl.errors import InvalidInputError
 from qmtl.heads import LinearHead
@@ -307,3 +308,21 @@ class TestParts:
         model.encoder.requires_grad_(False)
         model.head.encoding.requires_grad_(False)
         assert model.shared_parameters() == []
+
+
+def test_arguments_in_the_wrong_order_are_named(tmp_path):
+    task = qmtl.Task.binary("a")
+    head = qmtl.QuantumHead(qmtl.HeadCircuit([task]), seed=0)
+    encoder = qmtl.encoders.MLP(3, out_features=2, seed=0)
+    model = qmtl.MultiTaskModel(encoder, head)
+    model.save(tmp_path)
+    data = qmtl.data.digits(tasks=["parity"])
+    for call, words in (
+        (lambda: qmtl.MultiTaskModel(head, encoder), r"got MLP; write MultiTaskModel\(encoder, "),
+        (lambda: qmtl.QuantumHead([task]), "circuit must be a HeadCircuit, got list"),
+        (lambda: qmtl.fit(data, model), "model must be a MultiTaskModel, got MultiTaskData"),
+        (lambda: qmtl.load(tmp_path, parts=qmtl.encoders.MLP), "parts must be a list of classes"),
+        (lambda: qmtl.load(tmp_path, parts="MLP"), "parts must be a list of classes, got 'MLP'"),
+    ):
+        with pytest.raises(InvalidInputError, match=words):
+            call()

@@ -159,7 +159,8 @@ def init(
         warnings.simplefilter("ignore")
         # Load the data as training will, so that errors show now.
         data = from_csv(table, targets=wanted, delimiter=delimiter)
-    lines = [_target_line(name, task_of(name), kind) for name, kind in wanted.items()]
+    blank = {name: _without_label(task_of(name), labels) for name in wanted}
+    lines = [_target_line(n, task_of(n), kind, blank[n]) for n, kind in wanted.items()]
     for name in names[:MOST]:
         task = task_of(name)
         if name in wanted:
@@ -206,7 +207,18 @@ def _given(target: list[str], labels: "LabelTable", table: Path) -> dict[str, st
     return wanted
 
 
-def _target_line(name: str, task: "Task | InvalidInputError", kind: str) -> str:
+def _without_label(task: "Task | InvalidInputError", labels: "LabelTable") -> str:
+    """Say how many rows have no label, in case their word for it should be a class."""
+    if isinstance(task, InvalidInputError) or task.kind == "regression":
+        return ""
+    targets = labels.targets(task)
+    missing = int((targets.isnan() | (targets < 0)).sum())
+    return f"{missing:,} of {len(labels):,} rows have no label" if missing else ""
+
+
+def _target_line(
+    name: str, task: "Task | InvalidInputError", kind: str, more_about: str = ""
+) -> str:
     """Write a recipe's line for a target: column, kind, and a comment on its classes."""
     about = ""
     if not isinstance(task, InvalidInputError) and kind == task.kind:
@@ -214,6 +226,7 @@ def _target_line(name: str, task: "Task | InvalidInputError", kind: str) -> str:
         more = ", …" if len(names) > 6 else ""
         count = f"{task.n_outputs} classes" if task.kind == "multiclass" else ""
         about = ": ".join(part for part in (count, ", ".join(names[:6]) + more) if part)
+        about = "; ".join(part for part in (about, more_about) if part)
     key = name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else json.dumps(name, ensure_ascii=False)
     return f"{key} = {json.dumps(kind)}{f'  # {_comment(about)}' if about else ''}\n"
 

@@ -22,10 +22,10 @@ _COMMA = re.compile(
 # Every number fits this, and few other texts do.
 _MAYBE_NUMBER = re.compile(r"[\s\d+\-.,'\u2019eE]*|\s*[+-]?(inf|infinity)\s*", re.IGNORECASE)
 
-# A duration as pandas and Python write it: 1 days 02:03:04.5, -1 day, 2:03:04, 26:03:04.
-_DURATION = re.compile(
-    r"(?:([+-]?\d+) days?,?\s*)?([+-]?)(\d+):([0-5]\d):([0-5]\d(?:\.\d+)?)", re.IGNORECASE
-)
+# A duration as pandas and Python write it: 17 days, 1 days 02:03:04.5, -1 day, 2:03:04, 26:03:04.
+_DAYS = r"([+-]?\d+) days?"
+_CLOCK = r"([+-]?)(\d+):([0-5]\d):([0-5]\d(?:\.\d+)?)"
+_DURATION = re.compile(rf"(?:{_DAYS}|(?:{_DAYS},?\s*)?{_CLOCK})", re.IGNORECASE)
 
 DAY = 86400.0
 
@@ -89,20 +89,20 @@ def _numbers(column: "pd.Series", decimal: str | None, *, truths: bool) -> np.nd
 
 
 def text_durations(texts: Sequence[str]) -> dict[str, float]:
-    """Read the texts that spell a duration with hours, minutes and seconds, in days.
+    """Read the texts that spell a duration in days, or with hours, minutes and seconds; in days.
 
     Example:
-        >>> text_durations(["1 days 12:00:00", "-0:36:00", "ten"])
-        {'1 days 12:00:00': 1.5, '-0:36:00': -0.025}
+        >>> text_durations(["1 days 12:00:00", "-0:36:00", "2 days", "ten"])
+        {'1 days 12:00:00': 1.5, '-0:36:00': -0.025, '2 days': 2.0}
     """
     matches = ((text, _DURATION.fullmatch(text.strip())) for text in texts)
     return {text: _days(match) for text, match in matches if match}
 
 
 def _days(match: re.Match[str]) -> float:
-    days, sign, hours, minutes, seconds = match.groups(default="")
+    whole, days, sign, hours, minutes, seconds = match.groups(default="0")
     clock = 3600 * float(hours) + 60 * float(minutes) + float(seconds)
-    return float(days or 0) + (-clock if sign == "-" else clock) / DAY
+    return float(whole) + float(days) + (-clock if sign == "-" else clock) / DAY
 
 
 def column_texts(column: "pd.Series") -> tuple[list[str], np.ndarray]:

@@ -10,7 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from qmtl.data._cells import column_numbers, column_texts, is_number_type, text_numbers
+from qmtl.data._cells import (
+    column_numbers,
+    column_texts,
+    is_number_type,
+    text_durations,
+    text_numbers,
+)
 from qmtl.data._csv import TextTable
 from qmtl.errors import InvalidInputError
 from qmtl.tasks import Task, check_varied, infer_task
@@ -91,12 +97,17 @@ def task_of(column: Any, values: np.ndarray, kind: str | None) -> Task:
 
 
 def label_values(column: "pd.Series", wanted: str | Task | None, decimal: str | None) -> np.ndarray:
-    """Return the labels in a column: numbers as float64, texts and other values as objects."""
+    """Return the labels in a column: numbers as float64, texts and other values as objects.
+
+    Durations are numbers of days.
+    """
     from pandas.api import types
 
     kind = wanted.kind if isinstance(wanted, Task) else wanted
-    if types.is_bool_dtype(column.dtype) or column.dtype.kind == "m":
+    if types.is_bool_dtype(column.dtype):
         return np.asarray(column, dtype=object)
+    if column.dtype.kind == "m":
+        return column_numbers(column.to_frame(), [str(column.name)])[:, 0]
     if is_number_type(column.dtype):
         return np.asarray(column.to_numpy(dtype=np.float64, na_value=np.nan))
     if types.is_datetime64_any_dtype(column.dtype):
@@ -106,7 +117,7 @@ def label_values(column: "pd.Series", wanted: str | Task | None, decimal: str | 
     if isinstance(wanted, Task) and wanted.class_names and kind != "multilabel":
         return np.asarray(column, dtype=object)
     texts, codes = column_texts(column)
-    numbers = text_numbers(str(column.name), texts, decimal)
+    numbers = text_numbers(str(column.name), texts, decimal) or text_durations(texts)
     slips = len(texts) - len(numbers)
     if slips and kind is None and len(numbers) >= max(FEW, 9 * slips):
         column_numbers(column.to_frame(), [str(column.name)], decimal)  # raises, with the row

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from torch import Tensor
 
 from qmtl._sections import Fractions, RecipePath
@@ -35,12 +35,35 @@ _SPLIT_WORDS = {"train": "train", "training": "train", "validation": "validation
                 "test": "test"}  # fmt: skip
 
 
+class Classes(BaseModel):
+    """A target of a recipe whose classes are named: ``{ kind = "multiclass", class_names = [] }``.
+
+    A word such as NA is then a class, and not a missing label.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: Literal["binary", "multiclass"]
+    class_names: tuple[str, ...]
+
+    def task(self, name: str) -> Task:
+        """Return the task of the column with this name."""
+        if self.kind == "binary":
+            return Task.binary(name, class_names=self.class_names)
+        return Task.multiclass(name, len(self.class_names), class_names=self.class_names)
+
+
 def _check_targets(value: Any) -> Any:
     listed = isinstance(value, list) and all(isinstance(name, str) for name in value)
-    kinds = isinstance(value, dict) and all(isinstance(kind, str) for kind in value.values())
+    kinds = isinstance(value, dict) and all(
+        isinstance(kind, str | dict | Classes) for kind in value.values()
+    )
     if value is None or listed or kinds:
         return value
-    raise ValueError("expected a list of columns, or a table of column = kind")
+    raise ValueError(
+        "expected a list of columns, or a table of column = kind or of column = { kind = ..., "
+        "class_names = [...] }"
+    )
 
 
 class CsvSection(DataSection):
@@ -53,7 +76,9 @@ class CsvSection(DataSection):
 
     source: Literal["csv"] = "csv"
     path: RecipePath
-    targets: Annotated[dict[str, str] | list[str] | None, BeforeValidator(_check_targets)] = None
+    targets: Annotated[
+        dict[str, str | Classes] | list[str] | None, BeforeValidator(_check_targets)
+    ] = None
     inputs: list[str] | None = None
     ignore: list[str] = Field(default_factory=list)
     delimiter: str | None = None
@@ -72,7 +97,11 @@ class CsvSection(DataSection):
         return self
 
     def load(self) -> MultiTaskData:
-        options = self.given() | {"targets": self.targets or self.tasks}
+        targets: Any = self.targets or self.tasks
+        if isinstance(targets, dict):
+            pairs = targets.items()
+            targets = {k: v.task(k) if isinstance(v, Classes) else v for k, v in pairs}
+        options = self.given() | {"targets": targets}
         data = from_csv(self.path, seed=self.seed, **options)
         return data if self.tasks is None else data.subset(self.tasks)
 

@@ -217,6 +217,11 @@ class CircuitHead(Head):
         simulator: str | Simulator,
         angle_map: str,
     ) -> None:
+        if not isinstance(circuit, HeadCircuit):
+            raise InvalidInputError(
+                f"circuit must be a HeadCircuit, got {type(circuit).__name__}; HeadCircuit(tasks) "
+                f"makes one"
+            )
         super().__init__(tasks, circuit.n_features)
         if angle_map not in ANGLE_MAPS:
             raise unknown_name("angle_map", angle_map, ANGLE_MAPS)

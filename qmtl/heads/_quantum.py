@@ -96,7 +96,7 @@ class QuantumHead(CircuitHead):
         frozen: bool = False,
         like: "QuantumHead | None" = None,
     ) -> None:
-        super().__init__(circuit.tasks, circuit, simulator, angle_map)
+        super().__init__(getattr(circuit, "tasks", ()), circuit, simulator, angle_map)
         self.frozen = frozen
         if like is not None:
             self.encoding, self.blocks, self.scales = like.encoding, like.blocks, like.scales

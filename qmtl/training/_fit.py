@@ -96,6 +96,8 @@ def fit(
     for callback in used_callbacks:
         if not isinstance(callback, Callback):
             raise InvalidInputError(f"callbacks must be Lightning callbacks, got {callback!r}")
+    if not isinstance(model, nn.Module):
+        raise InvalidInputError(f"model must be a MultiTaskModel, got {type(model).__name__}")
     if not hasattr(data, "tasks"):
         raise InvalidInputError(
             f"data must be MultiTaskData, with its splits and tasks, got {type(data).__name__}"

@@ -768,3 +768,25 @@ def test_affinity_refuses(qmtl, finished, tmp_path):
 def test_explain_shows_tasks_in_the_order_of_their_graph(qmtl):
     set_order = ("--set", 'circuit.task_order="graph"')
     assert qmtl.good("explain", "digits") != qmtl.good("explain", "digits", *set_order)
+
+
+def test_a_class_called_na(qmtl, tmp_path):
+    rows = [f"{size},{zone}" for size, zone in zip(range(60), ["NA", "EU", "AS"] * 20, strict=True)]
+    (tmp_path / "a.csv").write_text("\n".join(["size,zone", *rows]))
+    qmtl.good("init", "a.csv", "--target", "zone")
+    recipe = (tmp_path / "a.toml").read_text()
+    line = 'zone = "binary"  # AS, EU; 20 of 60 rows have no label'
+    assert line in recipe
+    named = 'zone = { kind = "multiclass", class_names = ["AS", "EU", "NA"] }'
+    (tmp_path / "a.toml").write_text(recipe.replace(line, named))
+    qmtl.good("train", "a.toml", "--out", "run", "--set", "training.max_epochs=1")
+    assert "zone:NA" in (tmp_path / "run" / "predictions.csv").read_text()
+    assert "'NA'" in (tmp_path / "run" / "recipe.toml").read_text().replace('"', "'")
+    qmtl.good("evaluate", "run")
+    for wrong, words in (
+        ('{ kind = "multiclass" }', "class_names"),
+        ('{ kind = "regression", class_names = ["a"] }', "kind"),
+        ("3", "expected a list of columns, or a table of column = kind"),
+    ):
+        (tmp_path / "b.toml").write_text(recipe.replace(line, f"zone = {wrong}"))
+        assert words in qmtl.bad("train", "b.toml")

@@ -221,7 +221,6 @@ class TestTargets:
         [
             (pd.date_range("2020", periods=N), "date or a time"),
             (pd.date_range("2020", periods=N).strftime("%Y-%m-%d"), "are dates"),
-            (pd.to_timedelta(range(N), unit="D"), "date"),
             ([f"user {i}" for i in range(N)], "look like ids or free text"),
             ([0, 1, "unknown"] * 20, "got 'unknown' beside 0"),
         ],
@@ -458,6 +457,14 @@ def test_durations_are_numbers_in_days(tmp_path):
     assert from_frame(texts, targets="y").columns.is_close(expected)
     assert from_csv(path, targets="y").columns.is_close(expected)
     assert [entry[0] for entry in from_frame(clock, targets="y").columns.numeric][-1] == "time"
+    days = frame(time=pd.to_timedelta(np.arange(60) % 19, unit="D"))  # "17 days" in a file
+    days.to_csv(path, index=False)
+    expected_days = from_frame(days, targets="y").columns
+    assert from_csv(path, targets="y").columns.is_close(expected_days)
+    assert torch.equal(expected_days.encode(pd.read_csv(path)), expected_days.encode(days))
+    for table in (days, pd.read_csv(path)):
+        labelled = from_frame(table, targets={"time": "regression"})
+        assert labelled.test.targets["time"].tolist() == (labelled.test.index % 19).tolist()
     new = texts.assign(time=["-1 days +23:00:00"] + ["0:00:00"] * 59)
     assert torch.equal(
         expected.encode(new), expected.encode(plain.assign(time=pd.to_timedelta(new["time"])))
