@@ -85,14 +85,14 @@ def walk(
     first, last, back, apart, lanes, programs, index, constants, angles, coefficients, values,
     of_sampled, of_fixed,
 ):  # fmt: skip
-    """Outputs ``values[sample, columns[cone, k]]`` of cones; or (if `back`) gradients from theirs.
+    """Compute outputs ``values[sample, columns[cone, k]]``, or (if `back`) the angles' gradients.
 
     The cosines and sines of a cone's angles are ``cos[sampled[cone, i], sample]`` and
     ``fcos[fixed[cone, i]]``; those of a block are ``fcos[own[member, i]]``. An output is the sum of
-    the strings' expectation values times ``coefficients[cone, k]``: forwards, the blocks come first
-    and add these coefficients; backwards, the blocks come last. Gradients are added at the angles'
-    places; if they are kept `apart`, as threads need it, at a place of their own for each angle of
-    each cone: those of the blocks after the other fixed ones.
+    the strings' expectation values times ``coefficients[cone, k]``. The forward pass runs the
+    blocks first, which give these coefficients; the backward pass runs the blocks last. Gradients
+    are added at the angles' places. If threads need them `apart`, each angle of each cone has a
+    separate place; the blocks' places follow those of the other fixed angles.
     """
     encoding, block, mixing = programs
     sampled, fixed, own, columns = index
