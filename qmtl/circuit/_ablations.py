@@ -67,9 +67,9 @@ def without_entanglers(circuit: HeadCircuit) -> HeadCircuit:
         for gate in ablated.gates(name):
             if len(gate.wires) > 1:
                 raise InvalidInputError(
-                    f"the circuit of task {name!r} keeps its two-qubit gate {gate}: neither "
-                    f"{circuit.encoding} nor {circuit.ansatz(name)} may have gates of more than "
-                    f"one wire when its {' or '.join(PATTERN_FIELDS)} is 'none'"
+                    f"the circuit of task {name!r} keeps its two-qubit gate {gate}: with "
+                    f"{' or '.join(PATTERN_FIELDS)} 'none', {circuit.encoding} and "
+                    f"{circuit.ansatz(name)} must not have two-qubit gates"
                 )
     return ablated
 

@@ -273,7 +273,7 @@ def _wire_names(circuit: HeadCircuit, task: str | None) -> list[str]:
 
 
 def _faint_gates(circuit: HeadCircuit, light_cone: str | None) -> Callable[[Gate, bool], bool]:
-    """Return a function of a gate, and whether it is in a block: is it outside the light cone?"""
+    """Return a function (gate, is in a block) that tests whether a gate is outside the cone."""
     if light_cone is None:
         return lambda gate, in_block: False
     cone = circuit.light_cone(light_cone)
@@ -417,7 +417,7 @@ def _task_row(circuit: HeadCircuit, name: str, register: Register) -> dict[str, 
 
 
 def _span(wires: tuple[int, ...]) -> str:
-    """Write wires as ranges, such as 0-3; on a ring, wires may continue after the last at 0."""
+    """Write wires as ranges, such as 0-3; on a ring, a register may wrap around the last wire."""
     parts: list[list[int]] = []
     for wire in sorted(wires):
         if parts and wire == parts[-1][1] + 1:

@@ -141,8 +141,8 @@ class HeadCircuit:
         self.n_features = self.encoding.n_features(self.n_wires)
         if not self.n_features:
             raise InvalidInputError(
-                f"the encoding {self.encoding!r:.80} loads no features; give a task's block as "
-                f"ansatz="
+                f"the encoding {self.encoding!r:.80} loads no features; if it is a task's block, "
+                f"pass it as ansatz="
             )
         self.encoding_gates = self._encoding_gates()
         self._check_blocks()
@@ -397,7 +397,6 @@ class HeadCircuit:
 
 
 def _slices(sizes: Mapping[str, int]) -> dict[str, slice]:
-    """Return consecutive slices of the given sizes."""
     ends = accumulate(sizes.values())
     pairs = zip(sizes.items(), ends, strict=True)
     return {name: slice(end - size, end) for (name, size), end in pairs}

@@ -203,7 +203,7 @@ def _bonds(circuit: HeadCircuit) -> list[int] | None:
 
 
 def _edge(gate: Gate, n_wires: int) -> int | None:
-    """Return the edge's first wire; None if the wires are not neighbours."""
+    """Return the first wire of the gate's edge; None if the wires are not neighbours."""
     low, high = sorted(gate.wires)
     if high == low + 1:
         return low
@@ -374,7 +374,7 @@ def _environments(transfers: Tensor, closing: int) -> tuple[Tensor, Tensor]:
 def _density(
     left: Tensor, right: Tensor, early: Tensor, late: Tensor, first: IntArray, wires: Sequence[int]
 ) -> Tensor:
-    """Return reduced density matrices of `wires` after each `first`, (tasks, samples, strings)."""
+    """Return density matrices of `wires`, counted from each `first`: (tasks, samples, strings)."""
 
     def site(wire: int) -> tuple[Tensor, Tensor]:
         seen = late if wire in wires else late[:, :, :, :1]

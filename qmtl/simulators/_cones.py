@@ -147,7 +147,6 @@ def _parts(circuit: HeadCircuit, task: str) -> list[_Part]:
 
 
 def _together(circuit: HeadCircuit, task: str) -> _Part:
-    """Return all outputs of a task as one part."""
     register = circuit.register(task)
     readout = register.readout
     return _part(circuit, task, range(readout.n_outputs), readout.read_wires(len(register.wires)))

@@ -179,7 +179,7 @@ class Explanation:
 
     @property
     def _cost(self) -> str:
-        """The cost of a step in words, and whether it fits into memory."""
+        """The cost of a step in words."""
         return (
             f"a training step takes about {bytes_text(self.bytes)} and "
             f"{self.operations / 1e9:.3g} GFLOP, some {duration_text(self.seconds)} on one core "

@@ -118,5 +118,5 @@ def run_items(run: Callable[..., None], n_items: int, operations: float, *argume
 
 @cache
 def _pool(process: int, n_threads: int) -> ThreadPoolExecutor:
-    """Return this process's threads; the key holds the process, since forks lose all threads."""
+    """Return the threads of this process, because a forked child has none of its parent's."""
     return ThreadPoolExecutor(n_threads, thread_name_prefix="qmtl")

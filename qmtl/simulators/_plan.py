@@ -38,8 +38,8 @@ class Structure:
         encoding_slots: the encoding's slots whose angles depend on the sample, and the others.
         block_slots: the block's slots, in the same form.
         readout: outputs as rows over the basis states of the wires that are read.
-        alias: for each slot of the encoding, the first slot that always has the same angle; empty
-            if this is unknown.
+        alias: for each slot of the encoding, the first slot that always has the same angle; may be
+            empty, which means that equal angles are unknown.
     """
 
     n_wires: int
@@ -60,7 +60,7 @@ class Structure:
 
     @property
     def steps(self) -> int:
-        """Operations on whole states: one per diagonal layer, one per wire of other layers."""
+        """Number of operations on states: one per diagonal layer, one per wire of other layers."""
         layers = (*self.encoding[1:], *self.block)
         return sum(1 if lay.diagonal else len({op.wires[0] for op in lay.ops}) for lay in layers)
 
@@ -101,7 +101,7 @@ class Group:
 
     @property
     def n_cones(self) -> int:
-        """Number of encoded states per sample: one per member, or one if the members share it."""
+        """Number of encoded states per sample: one per member, or one that all members share."""
         return len(self.wires)
 
     @property
@@ -244,7 +244,7 @@ def _group(
 
 
 def _alias(angles: AngleRows) -> tuple[int, ...]:
-    """For each slot, find the first slot that has the same angles in all places."""
+    """Return, for each slot, the first slot that has the same angles in all places."""
     features, weights, constants = angles.columns
     others = np.stack([weights, constants.view(np.int64)], axis=2)
     keys = np.concatenate([features, others], axis=2)

@@ -139,7 +139,7 @@ def _derive(state, adjoint, op, terms, n, size, g, slope, target):
 
 @kernel
 def _read(state, adjoint, readout, columns, values, low, n, size, p, back):
-    """Read a task's outputs from its final state; backwards, turn gradients into an adjoint."""
+    """Read a task's outputs from the final state; if `back`, turn gradients into an adjoint."""
     rest = size // readout.shape[1]
     for b in range(readout.shape[1]):
         for s in range(n):

@@ -187,7 +187,6 @@ def _table(polynomials: Polynomials) -> _Table:
 
 
 def _lanes(n_registers: int, itemsize: int) -> int:
-    """Return the number of lanes of a tile."""
     fitting = TILE_BYTES // (n_registers * itemsize)
     return max(FEWEST_LANES, min(MOST_LANES, fitting // 16 * 16))
 
