@@ -28,9 +28,8 @@ HALVES = (torch.float16, torch.bfloat16)
 class Head(nn.Module, ABC):
     """A torch module from features to each task's logits.
 
-    A subclass defines `_joined`, and keeps parameters of single tasks in `TaskRows`. If its
-    constructor takes more than tasks and a width, it stores these arguments as attributes and names
-    them in `settings`.
+    A subclass defines `_joined`, and keeps parameters of single tasks in `TaskRows`. It stores
+    constructor arguments other than tasks and width as attributes, and names them in `settings`.
 
     Args:
         tasks: the tasks.

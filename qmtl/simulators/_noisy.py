@@ -232,7 +232,7 @@ class NoisyCone:
     def contractions(self) -> tuple[Contraction, ...]:
         """Return the contractions that compute the outputs; several if outputs run separately."""
         ops = (*self.encoding, *self.block)
-        # Many strings are less work together, and it would take long to plan steps for each.
+        # Many strings together are less work, and need no long planning of steps for each string.
         are_apart = self.mixing is None and len(self.strings) <= self.n_wires
         return contractions(ops, self.strings, self.n_wires, are_apart=are_apart)
 

@@ -114,7 +114,7 @@ class ShotSimulator(Simulator):
         plan = shift_plan(circuit)
         turned, none = plan.angles(angles, weights), angles.new_zeros(0)
         found = [angles.new_zeros(len(angles), 0)]
-        # Each task separately, so that only the rotations of its own cone are shifted.
+        # Measure tasks separately, so that each task shifts only the rotations of its cone.
         parts = values.split(output_layout(circuit, chosen).sizes, dim=1)
         for task, own in zip(chosen, parts, strict=True):
 

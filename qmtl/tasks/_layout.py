@@ -292,7 +292,7 @@ class TaskLayout:
             sample_weight: weights of the rows, (rows,); None counts each row once.
 
         Returns:
-            Each task's sum over its labelled entries, and what to divide it by: both (tasks,).
+            The sum over each task's labelled entries, and the normaliser: both (tasks,).
 
         Example:
             >>> from qmtl.tasks import Task

@@ -33,7 +33,7 @@ _TORCHMETRICS = {
     "mae": ("MeanAbsoluteError", None), "pearson": ("PearsonCorrCoef", None),
     "spearman": ("SpearmanCorrCoef", None),
 }  # fmt: skip
-"""Metric → torchmetrics' class, and its average over classes or labels."""
+"""torchmetrics' class, and the kind of average over classes or labels, by metric name."""
 
 
 @contextmanager

@@ -1,9 +1,9 @@
 """The compiled kernels: polynomials and their gradients, for many places and samples.
 
-A place is one member of a batch with its own angles: a light cone, or a task's block. A tile is a
-few places times some samples, flattened to lanes. Its registers, each a row of lanes, stay in the
-cache while the operations run over them. The gradient runs the operations again and then backwards,
-so that only the angles are read from memory.
+A place is a light cone, or a task's block, with its angles. A tile is a few places times some
+samples, flattened to lanes. The tile's registers, each a row of lanes, stay in the cache while the
+operations run over them. The gradient runs the operations again and then backwards, so that only
+the angles are read from memory.
 
 Registers hold 1, then a cosine and a sine for each angle (sampled angles first), then constants,
 then the results of the operations: x·y (kind 0), x·y + z·w (1) or x·y - z·w (2). All indices are

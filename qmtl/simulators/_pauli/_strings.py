@@ -8,8 +8,8 @@ that commutes with A, and turns any other string P into ``cos θ · P + sign · 
 from qmtl.simulators._cones import Op
 
 Pauli = tuple[int, int]
-# Rotations by half a turn (their axis; they flip the sign) and by a quarter turn (their axis, and
-# the sign of the partner).
+# The rotation axis of half turns, which only change signs of strings; the axis of quarter turns,
+# with the sign of the partner.
 HALF_TURNS = {"X": "RX", "Z": "RZ"}
 QUARTER_TURNS = {"SX": ("RX", 1), "SXdg": ("RX", -1), "S": ("RZ", 1), "Sdg": ("RZ", -1)}
 
