@@ -1,4 +1,4 @@
-"""What runs on the wires, as plain data: gates, encodings, task blocks, readouts, head circuits."""
+"""Circuits as plain data: gates, encodings, task blocks, readouts, head circuits."""
 
 from qmtl.circuit._ablations import count_live_weights as count_live_weights
 from qmtl.circuit._ablations import rebuilt as rebuilt

@@ -1,4 +1,4 @@
-"""A head circuit without one of its ingredients, to measure what that ingredient contributes."""
+"""Ablations: a head circuit without one of its parts, to measure the effect of that part."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
@@ -16,17 +16,17 @@ PATTERN_FIELDS = ("entangler", "pattern")
 
 
 def without_blocks(circuit: HeadCircuit, *, turned: bool = False) -> HeadCircuit:
-    """Return the same circuit with every task's block replaced by the identity.
+    """Return the same circuit with the identity as every task's block.
 
-    The only weights left to train are the shared encoding's; of these, only the ones in a light
-    cone have an effect (`count_live_weights`).
+    Only the weights of the shared encoding remain, and only those in a light cone have an effect
+    (`count_live_weights`).
 
     Args:
         circuit: the circuit.
-        turned: whether to leave a fixed quarter turn in place of each block, see `IdentityAnsatz`.
+        turned: whether each block is a fixed quarter turn instead, see `IdentityAnsatz`.
 
     Raises:
-        InvalidInputError: if a task would then depend on no feature at all.
+        InvalidInputError: if a task then depends on no feature.
 
     Example:
         >>> from qmtl.tasks import Task
@@ -39,17 +39,17 @@ def without_blocks(circuit: HeadCircuit, *, turned: bool = False) -> HeadCircuit
         gates = ablated.light_cone(name).encoding
         if not any(gate.angle is not None and gate.angle.features for gate in gates):
             raise InvalidInputError(
-                f"without its block, task {name!r} depends on no feature: what "
-                f"{circuit.encoding} loads is not seen by a measurement in the Z basis; take more "
+                f"without its block, task {name!r} depends on no feature: features that "
+                f"{circuit.encoding} loads do not change a measurement in the Z basis; use more "
                 f"encoding layers"
             )
     return ablated
 
 
 def without_entanglers(circuit: HeadCircuit) -> HeadCircuit:
-    """Return the same circuit without any two-qubit gate, in the encoding and in the blocks.
+    """Return the same circuit without two-qubit gates in the encoding and in the blocks.
 
-    No wire then affects another, and features loaded on wires that no task reads have no effect.
+    Wires then are independent, and features on wires that no task reads have no effect.
 
     Raises:
         InvalidInputError: for a part that has two-qubit gates but neither a field ``entangler`` nor
@@ -67,9 +67,9 @@ def without_entanglers(circuit: HeadCircuit) -> HeadCircuit:
         for gate in ablated.gates(name):
             if len(gate.wires) > 1:
                 raise InvalidInputError(
-                    f"the circuit of task {name!r} keeps its two-qubit gate {gate}: neither "
-                    f"{circuit.encoding} nor {circuit.ansatz(name)} may have gates of more than "
-                    f"one wire when its {' or '.join(PATTERN_FIELDS)} is 'none'"
+                    f"the circuit of task {name!r} keeps its two-qubit gate {gate}: with "
+                    f"{' or '.join(PATTERN_FIELDS)} 'none', {circuit.encoding} and "
+                    f"{circuit.ansatz(name)} must not have two-qubit gates"
                 )
     return ablated
 
@@ -77,8 +77,8 @@ def without_entanglers(circuit: HeadCircuit) -> HeadCircuit:
 def count_live_weights(circuit: HeadCircuit) -> int:
     """Count the circuit weights in at least one task's light cone; others have no effect.
 
-    This equals ``circuit.count_parameters().circuit`` for every catalogue design. It is smaller for
-    ablations, which keep weights that no output depends on.
+    The count equals ``circuit.count_parameters().circuit`` for every catalogue design. For
+    ablations it may be smaller, because they keep weights that no output depends on.
 
     Example:
         >>> from qmtl.tasks import Task
@@ -115,10 +115,10 @@ def rebuilt(
 
     Args:
         circuit: the circuit.
-        encoding: another encoding; None for the circuit's.
-        blocks: other blocks, by task; the other tasks keep theirs.
-        tasks: other tasks, with the same names; None for the circuit's.
-        readouts: other readouts, by task; the other tasks keep theirs.
+        encoding: the new encoding; None for the circuit's.
+        blocks: new blocks by task name; other tasks keep their blocks.
+        tasks: new tasks with the same names; None for the circuit's.
+        readouts: new readouts by task name; other tasks keep their readouts.
 
     Example:
         >>> circuit = HeadCircuit([Task.binary("a"), Task.binary("b")], layout="shared", n_wires=4)

@@ -1,4 +1,4 @@
-"""Task blocks: the small circuit that each task has on its own register.
+"""Task blocks: the small circuit of each task on its register.
 
 An ansatz is any frozen object with ``n_weights(n_wires, read)`` and ``gates(n_wires, read)``, where
 `read` lists the positions in the register that are measured.
@@ -16,22 +16,22 @@ from qmtl.errors import check_integer
 
 @runtime_checkable
 class Ansatz(Protocol):
-    """What `HeadCircuit` needs from a task block."""
+    """The methods that a task block must have."""
 
     def n_weights(self, n_wires: int, read: Sequence[int]) -> int:
         """Return the number of trainable weights on a register of `n_wires` wires."""
 
     def gates(self, n_wires: int, read: Sequence[int]) -> list[Gate]:
-        """Gates on wires ``0 … n_wires-1``; their weights are numbered from 0 in gate order."""
+        """Return gates on wires ``0 … n_wires-1``, with weights numbered from 0 in gate order."""
 
 
 @dataclass(frozen=True)
 class RotationAnsatz:
-    """RZ and RY on every wire, then the entangler, layer by layer; a last layer on the read wires.
+    """Layers of RZ and RY on every wire and an entangler; a last layer on the read wires.
 
-    The last layer has no entangler and turns only the wires that are read: RZ and CZ before a Z
-    measurement do nothing. A register of one wire has a single layer, since RZ RY RZ RY on one
-    wire before a Z measurement has dead directions.
+    The last layer has RZ and RY on the read wires only, and no entangler, because a CZ before a Z
+    measurement has no effect. A register of one wire has a single layer: in RZ RY RZ RY on one wire
+    before a Z measurement, some directions of the weights have no effect.
 
     Args:
         n_layers: number of layers, the last one included.
@@ -72,9 +72,9 @@ class RotationAnsatz:
 
 @dataclass(frozen=True)
 class RealAmplitudes:
-    """RY on every wire, then the entangler, layer by layer; a last RY layer on the read wires.
+    """Layers of RY on every wire and an entangler; a last layer of RY on the read wires.
 
-    The circuit of Qiskit's ``RealAmplitudes`` with its last rotations on the measured wires only.
+    This is Qiskit's ``RealAmplitudes``, with the last rotations on the read wires only.
 
     Args:
         n_layers: number of entangling layers.
@@ -112,11 +112,11 @@ class RealAmplitudes:
 
 @dataclass(frozen=True)
 class IdentityAnsatz:
-    """A block without weights, for ablations: the shared encoding is measured directly.
+    """A block without weights, for ablations: the readout measures the shared encoding directly.
 
     Args:
-        turned: whether to measure wires along X instead of Z, by a fixed RY(π/2) before the
-            readout. Near features of zero, ⟨Z⟩ after an angle encoding has zero slope.
+        turned: whether a fixed RY(π/2) precedes the readout, which then measures X instead of Z.
+            Near features of zero, ⟨Z⟩ after an angle encoding has zero slope.
 
     Example:
         >>> IdentityAnsatz().gates(2, read=(0,))
@@ -128,7 +128,7 @@ class IdentityAnsatz:
     turned: bool = False
 
     def n_weights(self, n_wires: int, read: Sequence[int]) -> int:
-        """Zero: the block has no weights."""
+        """Return zero: the block has no weights."""
         return 0
 
     def gates(self, n_wires: int, read: Sequence[int]) -> list[Gate]:

@@ -24,7 +24,7 @@ Classes = Mapping[str, type]
 NO_CLASSES: Classes = types.MappingProxyType({})
 
 
-# All encodings that a circuit may have; a design may have only those of `ENCODINGS`.
+# Encodings that a saved circuit may have; designs may only have those of `ENCODINGS`.
 ALL_ENCODINGS: dict[str, Any] = {**ENCODINGS, "RegisterEncoding": RegisterEncoding}
 BUILT_IN: dict[str, Any] = {**ALL_ENCODINGS, **ANSATZE, **READOUTS}
 
@@ -103,7 +103,7 @@ def check_keys(where: str, data: Any, known: list[str] | None, required: list[st
 
 
 def check_types(where: str, cls: type, values: Mapping[str, Any]) -> None:
-    """Check values read from a file against the annotations of the class that takes them."""
+    """Check values from a file against the annotations of the class that takes them."""
     try:
         hints = get_type_hints(cls)
     except (NameError, TypeError):  # the annotations of a user's class may not resolve
@@ -117,7 +117,7 @@ def check_types(where: str, cls: type, values: Mapping[str, Any]) -> None:
 
 
 def fits(value: Any, hint: Any) -> bool:
-    """Return whether a value read from a file fits a type annotation; True if that is unknown."""
+    """Return whether a value from a file fits a type annotation; True for unknown annotations."""
     origin, arguments = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
         return any(fits(value, option) for option in arguments)
@@ -139,11 +139,11 @@ VERSION = 1
 def circuit_to_dict(circuit: HeadCircuit) -> dict[str, Any]:
     """Return a JSON-able description of a circuit; `circuit_from_dict` reads it.
 
-    A user's encoding, ansatz or readout is stored by its class name and its dataclass fields. The
-    ansatz is stored once if all tasks have the same one, otherwise under ``ansatz_per_task``.
+    A user's encoding, ansatz or readout is stored by its class name and its dataclass fields. An
+    ansatz that all tasks have is stored once; otherwise ``ansatz_per_task`` holds all blocks.
 
     Raises:
-        InvalidInputError: if a part is not a dataclass, or a field holds a value that JSON cannot.
+        InvalidInputError: if a part is not a dataclass, or JSON cannot hold the value of a field.
 
     Example:
         >>> description = circuit_to_dict(HeadCircuit([Task.binary("a")]))
@@ -176,7 +176,7 @@ def circuit_from_dict(data: Mapping[str, Any], *, custom: Classes = NO_CLASSES) 
 
     Args:
         data: the description.
-        custom: class names to classes, for encodings, blocks or readouts that are not qmtl's.
+        custom: class names to classes, for your own encodings, blocks or readouts.
 
     Raises:
         InvalidInputError: for a missing or unknown key, type or field, or a value of the wrong
@@ -231,7 +231,7 @@ class Design:
         ansatz: the block of every task.
         wires_per_task: (partitioned) number of wires of every register; None for `HeadCircuit`'s
             defaults.
-        n_wires: (shared) number of wires of the one register; None for the largest number that a
+        n_wires: (shared) number of wires of the common register; None for the largest number that a
             task needs.
 
     Example:
@@ -284,7 +284,7 @@ def list_designs() -> list[str]:
 
 
 def load_design(name_or_path: str | Path, *, custom: Classes = NO_CLASSES) -> Design:
-    """Load a design by its catalogue name, or from a file (ends in .toml or has a separator).
+    """Load a design by its catalogue name, or from a file (a path with .toml or a separator).
 
     Raises:
         InvalidInputError: for an unknown name, or a file that cannot be read or does not fit.
@@ -358,6 +358,5 @@ def _toml(value: Any) -> str:
         return f"[{', '.join(map(_toml, value))}]"
     if value is None:
         raise InvalidInputError("TOML cannot hold None within a list")
-    # A string, number or boolean is written the same in JSON as in TOML, except for the control
-    # character DEL.
+    # JSON and TOML write strings, numbers and booleans alike, except for the control character DEL.
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

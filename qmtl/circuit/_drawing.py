@@ -15,7 +15,7 @@ from qmtl.circuit._head_circuit import HeadCircuit
 from qmtl.circuit._readout import Register
 from qmtl.errors import check_integer
 
-# Colour-blind safe colours (Okabe and Ito): the tasks take them in turn; the encoding is grey.
+# Colour-blind safe colours (Okabe and Ito), which tasks take in turn; the encoding is grey.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
 ENCODING_COLOUR = "#808080"
 ROW = 36  # pixels between two wires
@@ -24,11 +24,10 @@ FAINT = ' opacity="0.2"'
 CHARACTER = 6.7  # width of a character in pixels
 MOST_NAME = 16  # most characters of a task's name
 PAGE = 940  # width of a page in pixels
-# More wires than this do not fit on a screen as a picture.
+# Pictures with more wires do not fit on a screen.
 MOST_WIRES = 24
 MOST_TASKS = 24
-# Style of a drawing in a file of its own, whose background follows the reader's light or dark
-# mode.
+# Style of a drawing in a separate file: the background follows the reader's light or dark mode.
 STYLE = (
     "<style>svg{color:#222;background:#fff}"
     "@media(prefers-color-scheme:dark){svg{color:#ddd;background:#16191d}}</style>"
@@ -49,7 +48,7 @@ def _columns(circuit: HeadCircuit, task: str | None) -> tuple[list[_Column], str
     level = [0] * circuit.n_wires
     columns: list[_Column] = []
     for position, gate in enumerate(circuit.gates(task)):
-        # A two-wire gate takes the whole span between its wires, so that lines never cross it.
+        # A two-wire gate also occupies the wires in between, so that its line crosses no gate.
         span = range(min(gate.wires), max(gate.wires) + 1)
         place = max(level[w] for w in span)
         if place == len(columns):
@@ -100,12 +99,12 @@ def draw_text(
     max_wires: int = 16,
     max_width: int | None = None,
 ) -> str:
-    """Draw one line per wire; a wide drawing continues in further parts below.
+    """Draw the circuit as text, one line per wire; a wide drawing continues below.
 
     Args:
         circuit: the circuit to draw.
         task: the task whose circuit to draw in the shared layout (None: the first).
-        max_wires: most wires to draw; a last line says how many more there are.
+        max_wires: most wires to draw; a last line counts the other wires.
         max_width: most characters of a line; None for no limit.
 
     Raises:
@@ -139,7 +138,7 @@ def draw_text(
     parts: list[str] = []
     first = 0
     while first < len(drawn):
-        # Two characters at each end are for marks that the drawing continues on another line.
+        # Two characters at each end are for the marks of continued lines.
         left = None if max_width is None else max_width - len(labels[0]) - 2 - 2
         last, used = first + 1, widths[first]
         while last < len(drawn) and (
@@ -178,17 +177,17 @@ def draw_svg(
     max_width: int | None = PAGE,
     inline: bool = False,
 ) -> str:
-    """Return a drawing in SVG, light or dark as the reader's page is.
+    """Return a drawing in SVG, in the colours of the reader's light or dark mode.
 
-    A box names the feature ``x`` or weight ``w`` in its angle. Its colour shows who owns the
-    weight: grey for the encoding, a colour for each task.
+    A box names the feature ``x`` or weight ``w`` in its angle. The box is grey for the encoding,
+    and has the task's colour for a block.
 
     Args:
         circuit: the circuit to draw.
         task: the task whose circuit to draw in the shared layout (None: the first).
-        light_cone: name of a task: gates and wires outside its light cone are drawn faintly.
+        light_cone: a task's name, to draw gates and wires outside its light cone faintly.
         max_width: largest width in pixels; a wider drawing continues below. None for no limit.
-        inline: whether the drawing is part of a page, whose colours it then takes.
+        inline: whether the drawing is part of a page, and takes the page's colours.
 
     Example:
         >>> from qmtl.tasks import Task
@@ -230,7 +229,7 @@ def draw_svg(
         end = x + 8
         for w in range(circuit.n_wires):
             stroke = f'stroke="currentColor" stroke-opacity="{0.5 if w in seen else 0.12}"'
-            # A wire stops at each side of a box, because boxes are transparent.
+            # Boxes are transparent, so wires must stop at their sides.
             cuts = sorted((a, b) for wire, a, b in boxes if wire == w)
             edges = [left, *(edge for cut in cuts for edge in cut), end]
             path = "".join(f"M{a} {y[w]}H{b}" for a, b in zip(edges[::2], edges[1::2], strict=True))
@@ -274,7 +273,7 @@ def _wire_names(circuit: HeadCircuit, task: str | None) -> list[str]:
 
 
 def _faint_gates(circuit: HeadCircuit, light_cone: str | None) -> Callable[[Gate, bool], bool]:
-    """Return a function that says whether a gate, of a block or not, is outside the light cone."""
+    """Return a function (gate, is in a block) that tests whether a gate is outside the cone."""
     if light_cone is None:
         return lambda gate, in_block: False
     cone = circuit.light_cone(light_cone)
@@ -362,8 +361,8 @@ def circuit_parts(
 
     Args:
         circuit: the circuit.
-        about: facts to show before the counts; a fact with the name of a count replaces it.
-        columns: further columns of the table: column name to task to value.
+        about: facts to show before the counts; a fact with the name of a count replaces the count.
+        columns: further columns of the table: column name to task name to value.
 
     Example:
         >>> from qmtl.tasks import Task
@@ -382,7 +381,7 @@ def circuit_parts(
 
 
 def _drawing(circuit: HeadCircuit) -> Markup:
-    """Draw the circuit as SVG, or its first wires as text if it has too many for a picture."""
+    """Draw the circuit as SVG, or, if it has too many wires, the first wires as text."""
     if circuit.n_wires > MOST_WIRES:
         return drawing(draw_text(circuit, max_width=PAGE // 8))
     svg = draw_svg(circuit, inline=True).replace(' xmlns="http://www.w3.org/2000/svg"', "", 1)
@@ -418,7 +417,7 @@ def _task_row(circuit: HeadCircuit, name: str, register: Register) -> dict[str, 
 
 
 def _span(wires: tuple[int, ...]) -> str:
-    """Write wires as ranges, such as 0-3; a register on a ring may wrap around the last wire."""
+    """Write wires as ranges, such as 0-3; on a ring, a register may wrap around the last wire."""
     parts: list[list[int]] = []
     for wire in sorted(wires):
         if parts and wire == parts[-1][1] + 1:

@@ -1,7 +1,7 @@
 """Shared encodings: circuits that load features into all wires of a head.
 
 An encoding is any frozen object with ``n_features(n_wires)``, ``n_weights(n_wires)`` and
-``gates(n_wires)``; `HeadCircuit` needs nothing else.
+``gates(n_wires)``.
 """
 
 from dataclasses import dataclass, replace
@@ -14,16 +14,16 @@ from qmtl.errors import InvalidInputError, check_integer
 
 @runtime_checkable
 class Encoding(Protocol):
-    """What `HeadCircuit` needs from an encoding."""
+    """The methods that an encoding must have."""
 
     def n_features(self, n_wires: int) -> int:
-        """Return the number of encoding angles that the circuit takes."""
+        """Return the number of encoding angles."""
 
     def n_weights(self, n_wires: int) -> int:
         """Return the number of trainable weights."""
 
     def gates(self, n_wires: int) -> list[Gate]:
-        """Gates in the order of application; their weights are numbered from 0 in gate order."""
+        """Return gates in the order of application, with weights numbered from 0 in gate order."""
 
 
 def _check_axes(what: str, axes: str, *, empty: bool) -> None:
@@ -37,8 +37,8 @@ class AngleEncoding:
     r"""Angle encoding with re-uploading, trainable rotations and an entangler per layer.
 
     A layer loads features by one rotation per axis on every wire, applies trainable rotations to
-    every wire, and then entangles. The last layer has no trainable rotations, because the task's
-    block begins with its own::
+    every wire, and then entangles. The last layer has no trainable rotations, because task blocks
+    begin with trainable rotations::
 
         ──RY(x0)──RZ(w0)──╭●────────●──RY(x0)──╭●────────●──
         ──RY(x1)──RZ(w1)──╰●──╭●────│──RY(x1)──╰●──╭●────│──
@@ -47,13 +47,13 @@ class AngleEncoding:
     Args:
         n_layers: number of layers.
         axes: rotation axes that load features; each adds one rotation per wire and layer.
-        features_per_wire: features on each wire; None means one per axis. The loading rotations of
-            a wire take its features in turn, layer after layer, so that a wire may have more
-            features than axes. Feature ``j`` of wire ``i`` has the index
+        features_per_wire: number of features on each wire; None for one per axis. The loading
+            rotations of a wire take the features in turn, layer after layer, so that a wire may
+            have more features than axes. Feature ``j`` of wire ``i`` has the index
             ``i · features_per_wire + j``.
         trainable: axes of the trainable rotations, in order; empty for none.
-        reupload: whether every layer loads the features again; if not, layers after the first have
-            trainable rotations only, the last layer included.
+        reupload: whether every layer loads the features again. If not, all layers after the first,
+            also the last, have trainable rotations instead.
         entangler: a name from `qmtl.circuit.ENTANGLERS`.
 
     Raises:
@@ -138,13 +138,14 @@ class AngleEncoding:
 class IQPEncoding:
     r"""Instantaneous quantum polynomial encoding: H, RZ(x_i), and ZZ(x_i x_j) on a pattern.
 
-    Signs and angles follow PennyLane's ``IQPEmbedding``. There are no trainable weights. A
-    `pattern` of neighbours keeps light cones constant; ``all_to_all`` is the original proposal.
+    Signs and angles follow PennyLane's ``IQPEmbedding``. There are no trainable weights. With a
+    `pattern` of neighbours, the size of light cones is constant; ``all_to_all`` is the original
+    proposal.
 
     Args:
         n_layers: number of repetitions.
-        pattern: edges of the ZZ rotations, by a name from `qmtl.circuit.ENTANGLERS` (of which only
-            the edges count): ``cz_ring``, ``cz_line``, ``all_to_all`` or ``none``.
+        pattern: name of the edges of the ZZ rotations: ``cz_ring``, ``cz_line``, ``all_to_all`` or
+            ``none``.
 
     Example:
         >>> [str(gate) for gate in IQPEncoding(n_layers=1).gates(2)][2:]
@@ -166,7 +167,7 @@ class IQPEncoding:
         return n_wires
 
     def n_weights(self, n_wires: int) -> int:
-        """Zero: there are no trainable weights."""
+        """Return zero: there are no trainable weights."""
         return 0
 
     def gates(self, n_wires: int) -> list[Gate]:
@@ -192,7 +193,7 @@ ENCODINGS = {
 class RegisterEncoding:
     """An encoding applied to each register separately: many small circuits that run as one.
 
-    Features and weights are numbered register by register, each in the inner encoding's order.
+    Features and weights are numbered register by register, in the order of `encoding`.
 
     Args:
         sizes: number of wires of each register, in order.

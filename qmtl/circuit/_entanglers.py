@@ -1,8 +1,8 @@
 """Entanglers: named patterns of two-wire gates over a list of wires.
 
-CZ patterns are emitted in edge-colour order (edges that share no wire come together), so that their
-two-qubit depth is 2 or 3 at any number of wires. CNOT gates do not commute; their patterns keep the
-sequential order of PennyLane's ``BasicEntanglerLayers``.
+The gates of CZ patterns are ordered by edge colour (edges of one colour share no wire). So lines
+and rings have depth 2 or 3 for any number of wires. CNOT gates do not commute; their patterns keep
+the sequential order of PennyLane's ``BasicEntanglerLayers``.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,8 +27,7 @@ def _coloured_line(n: int) -> list[Edge]:
 
 
 def _coloured_ring(n: int) -> list[Edge]:
-    # The edges of an even ring need two colours, the closing edge the second; an odd ring needs a
-    # third.
+    # The closing edge has the second colour on an even ring, and a third colour on an odd ring.
     return _coloured_line(n) + ([(n - 1, 0)] if n > 2 else [])
 
 
@@ -52,7 +51,7 @@ ENTANGLERS: dict[str, tuple[str, Callable[[int], list[Edge]]]] = {
     "all_to_all": ("CZ", _coloured_complete),
     "none": ("CZ", lambda n: []),
 }
-"""Entanglers by name: the gate, and a function from the number of wires to the pairs it acts on."""
+"""Entanglers by name: a gate, and a function from the number of wires to pairs of wires."""
 
 
 def entangler_edges(name: str, n: int) -> list[Edge]:

@@ -1,8 +1,8 @@
-"""Gates, angles and Pauli-Z strings: what a head circuit is made of, as plain data.
+"""The parts of head circuits as plain data: gates, angles and Pauli-Z strings.
 
-Simulators know the seven gates of `GATE_WIRES`. A circuit rewrites other PennyLane gates in terms
-of these, up to a global phase: other names of the same gate when the gate is made (``H``, ``S``,
-``T``), the rest by `Gate.decomposed` (``Rot``, ``SWAP``, ``CRX``, ...).
+Simulators know the seven elementary gates of `GATE_WIRES`. `Gate` also takes other PennyLane gates,
+up to a global phase. It replaces aliases (``H``, ``S``, ``T``) at once; `Gate.decomposed` writes
+composed gates (``Rot``, ``SWAP``, ``CRX``, ...) as elementary gates.
 """
 
 from collections.abc import Iterable, Sequence
@@ -14,7 +14,7 @@ from typing import Any, Literal
 from qmtl.errors import InvalidInputError, unknown_name
 
 GATE_WIRES = {"Hadamard": 1, "RX": 1, "RY": 1, "RZ": 1, "CZ": 2, "CNOT": 2, "IsingZZ": 2}
-"""How many wires each gate acts on. Names and signs are PennyLane's: RX(a) = exp(-i a X / 2)."""
+"""Number of wires of each gate. Names and signs are PennyLane's: RX(a) = exp(-i a X / 2)."""
 ROTATIONS = frozenset({"RX", "RY", "RZ", "IsingZZ"})
 """Gates that take an angle."""
 DIAGONAL_GATES = frozenset({"RZ", "CZ", "IsingZZ"})
@@ -46,11 +46,11 @@ COMPOSED = {
     "IsingYY": (2, 1),
 }
 Kind = Literal["diagonal", "CNOT", "channel", "other"]
-"""What decides which operators a gate commutes with, when a light cone is walked backwards."""
+"""The class of a gate, from which a light cone's walk decides which operators commute with it."""
 
 
 def _is_index(value: Any) -> bool:
-    # Plain types come first, here and below: the check of an abstract class takes ten times longer.
+    # `int` comes first, because the check of an abstract class takes ten times longer.
     return isinstance(value, (int, Integral)) and int(value) >= 0
 
 
@@ -62,8 +62,8 @@ class Angle:
         features: indices of the encoding angles that are multiplied together; empty for none.
         weight: index into the weights of `owner`, or None.
         constant: a numerical factor.
-        owner: the owner of the weight: ``"encoding"`` or a task's name. Blocks leave it empty;
-            `HeadCircuit` fills it in.
+        owner: the owner of the weight: ``"encoding"`` or a task's name. Encodings and blocks leave
+            this empty; `HeadCircuit` sets the owner.
 
     Example:
         >>> print(Angle(features=(0, 3)), Angle(weight=2, owner="cola"), Angle(constant=0.5))
@@ -102,10 +102,10 @@ class Gate:
 
     Args:
         name: an elementary gate (``"Hadamard"``, ``"RX"``, ``"RY"``, ``"RZ"``, ``"CZ"``,
-            ``"CNOT"``, ``"IsingZZ"``), another name of one (``"H"``, ``"S"``, ``"T"``, ``"SX"``,
-            ``"X"``, ``"Y"``, ``"Z"``, ``"PhaseShift"``), or a gate that decomposes into several:
-            ``"Rot"``, ``"SWAP"``, ``"CY"``, ``"CRX"``, ``"CRY"``, ``"CRZ"``,
-            ``"ControlledPhaseShift"``, ``"IsingXX"``, ``"IsingYY"``.
+            ``"CNOT"``, ``"IsingZZ"``), an alias (``"H"``, ``"S"``, ``"T"``, ``"SX"``, ``"X"``,
+            ``"Y"``, ``"Z"``, ``"PhaseShift"``), or a composed gate (``"Rot"``, ``"SWAP"``,
+            ``"CY"``, ``"CRX"``, ``"CRY"``, ``"CRZ"``, ``"ControlledPhaseShift"``, ``"IsingXX"``,
+            ``"IsingYY"``).
         wires: one or two wires, the control first.
         angle: angle of a rotation; ``"Rot"`` takes three, in PennyLane's order.
         angles: the three angles of ``"Rot"``, if `angle` is None.
@@ -185,7 +185,7 @@ class Gate:
         return Gate(self.name, tuple(wires), self.angles or self.angle)
 
     def decomposed(self) -> "list[Gate]":
-        """Return the elementary gates that make this one, up to a global phase.
+        """Return the elementary gates of this gate, up to a global phase.
 
         Example:
             >>> [str(gate) for gate in Gate("CRZ", (0, 1), Angle(weight=0)).decomposed()]
@@ -207,7 +207,7 @@ class Gate:
         if self.name in ("CRZ", "ControlledPhaseShift"):
             gates = [Gate("RZ", (b,), half), Gate("IsingZZ", (a, b), half.times(-1))]
             return gates if self.name == "CRZ" else [Gate("RZ", (a,), half), *gates]
-        # A change of basis on the target, or on both wires, turns each Z into X or Y.
+        # A change of basis on the target, or on both wires, replaces each Z by X or Y.
         wires = (b,) if self.name in ("CRX", "CRY") else (a, b)
         if self.name.endswith("X"):
             before = after = [Gate("Hadamard", (w,)) for w in wires]
@@ -236,8 +236,8 @@ def elementary(gates: Iterable[Gate]) -> list[Gate]:
 class GateSequence:
     """A fixed list of gates on a fixed number of wires, as an encoding or as a task's block.
 
-    It is plain data and saved with a model. `qmtl.pennylane.from_qfunc` makes one from a PennyLane
-    function; `of` makes one from gates.
+    A sequence is plain data and saved with a model. `qmtl.pennylane.from_qfunc` makes a sequence
+    from a PennyLane function; `of` makes one from gates.
 
     Args:
         n_wires: number of wires that the gates act on.
@@ -245,9 +245,9 @@ class GateSequence:
             without an angle have no features, no weight, and the constant 0.
 
     Raises:
-        InvalidInputError: for a malformed row, a wire out of range, or features or weights that are
-            not numbered from 0 without a gap; also when the sequence is used on another number of
-            wires, or as a block although it loads features.
+        InvalidInputError: for a malformed row, a wire out of range, or a gap in the numbers of
+            features or weights; later, if the sequence is used on another number of wires, or is a
+            block with features.
 
     Example:
         >>> sequence = GateSequence.of(2, [Gate("H", (0,)), Gate("CRZ", (0, 1), Angle(weight=0))])
@@ -275,8 +275,8 @@ class GateSequence:
             missing = set(range(len(used))) - used
             if missing:
                 raise InvalidInputError(
-                    f"{what} must be numbered from 0 without a gap: {sorted(missing)[0]} is used "
-                    f"by no gate, {max(used)} is"
+                    f"{what} must be numbered from 0 without a gap: no gate uses "
+                    f"{sorted(missing)[0]}, but a gate uses {max(used)}"
                 )
 
     def _gates(self) -> list[Gate]:
@@ -305,7 +305,7 @@ class GateSequence:
         """Return the gates, in the order of application.
 
         Args:
-            n_wires: number of wires; it must be that of the sequence.
+            n_wires: number of wires, equal to that of the sequence.
             read: positions that are read, for a task's block; None for an encoding.
         """
         if n_wires != self.n_wires and read is not None:
@@ -334,7 +334,7 @@ def _row(gate: Gate) -> tuple[Any, ...]:
 
 @dataclass(frozen=True)
 class PauliString:
-    """A tensor product of Z and I on a register.
+    """A Z-string on a register: a tensor product of Z and I.
 
     Attributes:
         factors: one letter, I or Z, for each wire of the register, in order.

@@ -31,7 +31,7 @@ class ParameterCount:
 
     Attributes:
         encoding: number of weights of the shared encoding.
-        tasks: number of weights of each task's block, by the task's name.
+        tasks: number of weights of each task's block, by task name.
         scales: number of scales: one per task.
     """
 
@@ -79,15 +79,15 @@ class HeadCircuit:
     Args:
         tasks: the tasks, with distinct names.
         encoding: the shared encoding.
-        ansatz: the block of all tasks, or a dictionary from task name to block; tasks not named
-            get `RotationAnsatz()`.
+        ansatz: the block of all tasks, or a dictionary from task name to block; other tasks get
+            `RotationAnsatz()`.
         layout: ``"partitioned"`` or ``"shared"``.
         wires_per_task: (partitioned) number of wires of every register, or a dictionary from task
             name to number; None for the defaults (binary 2, regression 2 per target, multiclass
             ``max(2, ⌈log2 C⌉)``, multilabel one per label and at least 2).
-        n_wires: (shared) number of wires of the one register; None for the largest number that a
+        n_wires: (shared) number of wires of the common register; None for the largest number that a
             task needs.
-        readouts: readouts by task name; tasks not named get `default_readout`.
+        readouts: readouts by task name; other tasks get `default_readout`.
 
     Raises:
         InvalidInputError: if a register is too small for its readout, a readout and its task have
@@ -141,22 +141,22 @@ class HeadCircuit:
         self.n_features = self.encoding.n_features(self.n_wires)
         if not self.n_features:
             raise InvalidInputError(
-                f"the encoding {self.encoding!r:.80} loads no features; give a task's block as "
-                f"ansatz="
+                f"the encoding {self.encoding!r:.80} loads no features; if it is a task's block, "
+                f"pass it as ansatz="
             )
         self.encoding_gates = self._encoding_gates()
         self._check_blocks()
 
     def _encoding_gates(self) -> tuple[Gate, ...]:
-        """Return the encoding's gates; raise if they do not match its declared counts."""
-        # A user's encoding may yield its gates, and they are needed twice.
+        """Return the encoding's gates; raise if they do not match the encoding's counts."""
+        # A user's encoding may yield its gates, which are needed twice.
         n, gates = self.n_wires, list(self.encoding.gates(self.n_wires))
         what = type(self.encoding).__name__
         _check_gates(what, gates, n, self.n_features, self.encoding.n_weights(n))
         return tuple(gate.owned_by("encoding") for gate in elementary(gates))
 
     def _check_blocks(self) -> None:
-        """Raise if the gates of a user's block do not match its declared counts."""
+        """Raise if the gates of a user's block do not match the block's counts."""
         checked: set[object] = set()
         for name, register in self.registers.items():
             size = len(register.wires)
@@ -194,7 +194,7 @@ class HeadCircuit:
         return blocks
 
     def task(self, name: str) -> Task:
-        """Return task with this name; the error for an unknown one suggests the nearest name."""
+        """Return the task with this name; the error for an unknown name suggests the nearest."""
         return self.register(name).task
 
     def register(self, name: str) -> Register:
@@ -223,8 +223,8 @@ class HeadCircuit:
         """Return the circuit's gates, in the order of application.
 
         Args:
-            task: a task's name, for the encoding and this task's block; None for the whole circuit
-                (partitioned layout only: the shared layout has one circuit per task).
+            task: the name of a task, for the encoding and this task's block; None for the whole
+                circuit (partitioned layout only: the shared layout has one circuit per task).
         """
         if task is not None:
             return self.encoding_gates + self.block_gates(task)
@@ -240,7 +240,7 @@ class HeadCircuit:
 
         Args:
             task: the task's name.
-            read: positions in the register to read; None for all that the readout reads.
+            read: positions in the register to read; None for the positions that the readout reads.
         """
         register = self.register(task)
         if read is None:
@@ -276,7 +276,7 @@ class HeadCircuit:
 
     @cached_property
     def weight_sizes(self) -> dict[str, tuple[int]]:
-        """Shapes of the weight vectors: ``"encoding"`` and each task's."""
+        """Shapes of the weight vectors of ``"encoding"`` and of each task."""
         tasks = {name: (self.n_weights(name),) for name in self.registers}
         return {"encoding": (self.n_encoding_weights,)} | tasks
 
@@ -292,7 +292,7 @@ class HeadCircuit:
 
     @cached_property
     def output_slices(self) -> dict[str, slice]:
-        """The columns of each task when the outputs of all tasks are joined side by side.
+        """The columns of each task in the joined outputs of all tasks.
 
         Example:
             >>> HeadCircuit([Task.binary("a"), Task.multiclass("b", 3)]).output_slices["b"]
@@ -397,7 +397,6 @@ class HeadCircuit:
 
 
 def _slices(sizes: Mapping[str, int]) -> dict[str, slice]:
-    """Return consecutive slices of the given sizes."""
     ends = accumulate(sizes.values())
     pairs = zip(sizes.items(), ends, strict=True)
     return {name: slice(end - size, end) for (name, size), end in pairs}

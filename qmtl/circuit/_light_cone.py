@@ -1,10 +1,10 @@
-"""Backward light cones: which gates and wires a measurement depends on.
+"""Backward light cones: the gates and wires that a measurement depends on.
 
-The walk goes backwards from a measured operator. It drops a gate that commutes with the operator as
-evolved so far. Two rules suffice. A gate off the operator's support commutes. So does a diagonal
-gate that meets the support only on wires where the operator commutes with Z (called flat here). By
-the second rule a ring of CZs is one step instead of a chain: a wire that a CZ adds to the support
-is flat, so the next CZ on that wire can be dropped.
+A `Walk` moves a measured operator backwards through the circuit, and drops gates that commute with
+the operator. Two rules find such gates. A gate outside the operator's support commutes. A diagonal
+gate also commutes if it meets the support only on *flat* wires, where the operator commutes with Z.
+By the second rule a ring of CZs is one step instead of a chain: a wire that a CZ adds to the
+support is flat, so the walk drops the next CZ on that wire.
 """
 
 import heapq
@@ -16,7 +16,7 @@ from qmtl.circuit._gates import Gate, Kind
 
 
 class Item(Protocol):
-    """What a backward walk needs to know of a gate or a noise channel."""
+    """The attributes of a gate or noise channel that a backward walk needs."""
 
     @property
     def wires(self) -> tuple[int, ...]:
@@ -35,8 +35,7 @@ class LightCone:
         wires: wires of the cone, ascending.
         encoding: gates of the shared encoding that lie in the cone, in the order of application.
         block: gates of the task's block that lie in the cone, in the order of application.
-        growth: ``(gate, cone size)`` for each gate that added a wire; the circuit's last gate comes
-            first.
+        growth: ``(gate, cone size)`` for each gate that added a wire, from the circuit's end.
         positions: indices of the cone's encoding gates among all encoding gates.
     """
 
@@ -55,7 +54,7 @@ class LightCone:
 def gates_by_wire(gates: Sequence[Item]) -> dict[int, list[int]]:
     """Return the indices of the gates on each wire, ascending.
 
-    A `Walk` needs them; walks through the same gates can share them.
+    Walks through the same gates can share the result.
 
     Example:
         >>> gates_by_wire([Gate("Hadamard", (0,)), Gate("CZ", (0, 1))])
@@ -69,16 +68,16 @@ def gates_by_wire(gates: Sequence[Item]) -> dict[int, list[int]]:
 
 
 class Walk:
-    """Moves an operator backwards through a circuit, and tracks which wires it acts on.
+    """Moves an operator backwards through a circuit, and tracks the wires that it acts on.
 
-    Noise channels are diagonal in the Pauli basis, or turn a Z into the identity. A channel that
-    meets the support is kept; it adds no wire, and flat wires stay flat.
+    Noise channels are diagonal in the Pauli basis, or turn a Z into the identity. The walk keeps a
+    channel that meets the support; a channel adds no wire, and flat wires stay flat.
 
     Args:
         measured: wires of the measured operator.
         diagonal: whether the operator is diagonal in the Z basis; if not, no wire is flat at first.
-        commuting: whether to drop gates that commute with the operator; if not, only gates off its
-            support are dropped (for unknown noise).
+        commuting: whether to drop all gates that commute with the operator; if not, the walk only
+            drops gates outside the support (for unknown noise).
 
     Attributes:
         support: wires that the operator acts on.
@@ -129,14 +128,13 @@ class Walk:
     def back_through(
         self, items: Sequence[Item], by_wire: Mapping[int, Sequence[int]]
     ) -> tuple[int, ...]:
-        """Move the operator to before these items; return the indices of those to keep, ascending.
+        """Move the operator backwards through items; return the indices of kept items, ascending.
 
         Args:
             items: gates and channels in the order of application.
             by_wire: `gates_by_wire` of the items.
         """
-        # Only gates on the support are visited, so that the cost is that of the cone, not the
-        # circuit.
+        # The walk only visits gates on the support: its cost depends on the cone, not the circuit.
         queue = [-position for wire in self.support for position in by_wire.get(wire, ())]
         heapq.heapify(queue)
         kept: list[int] = []
@@ -170,9 +168,9 @@ def backward_cone(
         encoding: gates of the shared encoding, in the order of application.
         block: gates that follow it.
         measured: wires of the measured operator.
-        diagonal: whether the operator is diagonal in the Z basis (any Z-string, any basis-state
-            probability); if not, it may be anything on those wires.
-        encoding_by_wire: `gates_by_wire` of the encoding, to share between many cones.
+        diagonal: whether the operator is diagonal in the Z basis (as Z-strings and basis-state
+            probabilities are); if not, the cone is that of any operator on those wires.
+        encoding_by_wire: `gates_by_wire` of the encoding, which many cones can share.
 
     Example:
         >>> from qmtl.circuit import AngleEncoding

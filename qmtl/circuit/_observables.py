@@ -13,7 +13,7 @@ from qmtl.circuit._readout import Probabilities, Register
 from qmtl.errors import CircuitTooLargeError
 from qmtl.tasks import Task
 
-# The most wires that are read together: their distribution has 2^wires entries.
+# Most wires that a task may read: their distribution has 2^wires entries.
 MOST_WIRES = 10
 
 
@@ -73,24 +73,22 @@ def distribution_circuit(circuit: HeadCircuit) -> HeadCircuit:
 
 @lru_cache(maxsize=2**12)
 def output_matrix(register: Register) -> NDArray[np.float64]:
-    """Return a task's outputs as a matrix over the bit strings of its read wires.
-
-    The shape is (n_outputs, 2^read wires).
+    """Return a task's outputs over the bit strings of its read wires: (n_outputs, 2^read wires).
 
     Example:
         >>> output_matrix(HeadCircuit([Task.binary("a")]).register("a"))
         array([[ 1., -1.]])
     """
     n = len(register.wires)
-    # A readout ignores the wires that it does not read, so any basis state of these will do.
+    # Outputs do not depend on unread wires, so any basis state of these wires will do.
     _, states = np.unique(_strings(register.readout.read_wires(n), n), return_index=True)
     return np.array(register.readout.matrix(n), np.float64)[:, states]
 
 
 MAX_READ_WIRES = 20
-"""Most wires of a readout, which is kept as a matrix over the basis states of its wires."""
+"""Most wires of a readout's matrix over the basis states."""
 MAX_READ_NUMBERS = 2**24
-"""Most numbers of that matrix: outputs times basis states."""
+"""Most numbers of a readout's matrix: outputs times basis states."""
 
 
 def z_strings_of(circuit: HeadCircuit, task: str) -> list[tuple[int, ...]] | None:
@@ -101,10 +99,9 @@ def z_strings_of(circuit: HeadCircuit, task: str) -> list[tuple[int, ...]] | Non
 
 
 def spanned_wires(circuit: HeadCircuit, task: str) -> int:
-    """Return how many wires of a register, from its first, the matrix of its readout covers.
+    """Return the number of wires, from a register's first, that the readout's matrix covers.
 
-    A matrix over a wide register is huge, so the last wires are left out if the readout does not
-    use them.
+    A matrix over a wide register is huge, so the matrix leaves out unused last wires.
 
     Raises:
         CircuitTooLargeError: if the matrix would cover more than `MAX_READ_WIRES` wires, or have
@@ -132,7 +129,7 @@ def spanned_wires(circuit: HeadCircuit, task: str) -> int:
 def task_strings(
     circuit: HeadCircuit, task: str
 ) -> tuple[tuple[int, ...], tuple[tuple[float, ...], ...] | None]:
-    """Return the Z-strings that a task reads, as bit masks, and the matrix to its outputs.
+    """Return the Z-strings that a task reads, as bit masks, and the matrix to the task's outputs.
 
     Bit i of a mask stands for the register's i-th wire. The matrix is None if each output is one of
     the strings.

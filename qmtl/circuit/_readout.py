@@ -1,8 +1,8 @@
-"""Readouts and registers: what is measured for a task, on which wires, and how it becomes outputs.
+"""Readouts and registers: each task's measured wires, and its outputs from their measurement.
 
 All measurements are in the Z basis, so that one measured circuit serves all tasks. A readout's
-outputs are therefore linear in the register's basis-state probabilities; its `matrix` holds the
-coefficients.
+outputs are therefore linear in the register's basis-state probabilities; `Readout.matrix` returns
+the coefficients.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ from qmtl.tasks import Task
 
 
 class Readout(Protocol):
-    """What `HeadCircuit` and the simulators need from a readout."""
+    """The attributes and methods that a readout must have."""
 
     @property
     def n_outputs(self) -> int:
@@ -25,7 +25,7 @@ class Readout(Protocol):
 
     @property
     def min_wires(self) -> int:
-        """The fewest wires that a register must have."""
+        """The smallest number of wires that a register may have."""
 
     @property
     def is_probability(self) -> bool:
@@ -35,7 +35,7 @@ class Readout(Protocol):
         """Return the positions in a register of `n_wires` wires that are measured."""
 
     def z_strings(self, n_wires: int) -> list[tuple[int, ...]] | None:
-        """Positions of the Zs in each output's Z-string; None if an output is not one Z-string."""
+        """Return the positions of the Zs in each output's Z-string; None for other outputs."""
 
     def matrix(self, n_wires: int) -> list[list[float]]:
         """Return outputs as rows over the register's ``2^n_wires`` basis-state probabilities."""
@@ -47,7 +47,7 @@ class ExpectationZ:
 
     Args:
         n: number of outputs.
-        step: distance between the wires read: ``0, step, 2·step, …``. With step 2 an unread wire
+        step: distance between the read wires ``0, step, 2·step, …``. With step 2 an unread wire
             follows every read wire.
 
     Example:
@@ -69,7 +69,7 @@ class ExpectationZ:
 
     @property
     def min_wires(self) -> int:
-        """Enough wires to reach the last one read."""
+        """The number of wires up to the last read wire."""
         return (self.n - 1) * self.step + 1
 
     @property
@@ -82,7 +82,7 @@ class ExpectationZ:
         return tuple(range(0, self.n * self.step, self.step))
 
     def z_strings(self, n_wires: int) -> list[tuple[int, ...]]:
-        """One string per read wire, with a single Z."""
+        """Return one string per read wire, with a single Z."""
         return [(wire,) for wire in self.read_wires(n_wires)]
 
     def matrix(self, n_wires: int) -> list[list[float]]:
@@ -137,7 +137,7 @@ class PauliStrings:
         return tuple(sorted({w for string in self.strings for w in PauliString(string).wires}))
 
     def z_strings(self, n_wires: int) -> list[tuple[int, ...]]:
-        """Positions of the Zs in each string."""
+        """Return the positions of the Zs in each string."""
         return [PauliString(string).wires for string in self.strings]
 
     def matrix(self, n_wires: int) -> list[list[float]]:
@@ -167,7 +167,7 @@ class Probabilities:
 
     @property
     def min_wires(self) -> int:
-        """Enough wires for `n` basis states."""
+        """The smallest number of wires with `n` basis states."""
         return (self.n - 1).bit_length()
 
     @property
@@ -180,7 +180,7 @@ class Probabilities:
         return tuple(range(n_wires))
 
     def z_strings(self, n_wires: int) -> None:
-        """None: a probability is a sum of Z-strings."""
+        """Return None, because a probability is a sum of Z-strings."""
 
     def matrix(self, n_wires: int) -> list[list[float]]:
         """Return the first rows of the identity."""
@@ -200,7 +200,7 @@ Layout = Literal["partitioned", "shared"]
 
 @dataclass(frozen=True)
 class Register:
-    """The wires of one task, first wire most significant, and the readout that measures them."""
+    """The wires of one task, the most significant first, and the readout that measures them."""
 
     task: Task
     wires: tuple[int, ...]
@@ -210,8 +210,8 @@ class Register:
 def default_readout(task: Task, n_wires: int | None = None) -> Readout:
     """Return Z on one wire per output, or basis-state probabilities for a multiclass task.
 
-    The wires read are spread over the register. If three targets on six wires were read side by
-    side, a weight of the opposite wire would have no effect.
+    The read wires are spread over the register. With three targets on six wires, if the read wires
+    were neighbours, a weight of the opposite wire would have no effect.
 
     Args:
         task: the task.
@@ -244,7 +244,7 @@ def register_sizes(
     wires_per_task: int | Mapping[str, int] | None,
     n_wires: int | None,
 ) -> dict[str, int]:
-    """Return the number of wires of each task's register: the requested number, or the default."""
+    """Return the requested, or else the default, number of wires of each task's register."""
     defaults = {
         task.name: max(_default_wires(task), readouts[task.name].min_wires)
         if task.name in readouts
@@ -302,7 +302,7 @@ def make_registers(
 
 
 def check_names(what: str, given: Mapping[str, object], names: list[str]) -> None:
-    """Raise if `given`, a dictionary by task name, names a task that the circuit lacks."""
+    """Raise if `given`, a dictionary by task name, has a key that is not among the tasks' names."""
     known = set(names)
     for name in given:
         if name not in known:

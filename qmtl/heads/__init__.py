@@ -1,4 +1,4 @@
-"""Torch modules from features to each task's logits: the quantum head and its classical rivals."""
+"""Heads, torch modules from features to each task's logits: the quantum head and its rivals."""
 
 from qmtl.heads._build import HEAD_TYPES as HEAD_TYPES
 from qmtl.heads._build import HEADS as HEADS

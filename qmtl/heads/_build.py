@@ -1,4 +1,4 @@
-"""Every head of the comparison by its type: the quantum head, its rivals, and its ablations."""
+"""Build a head by its type: the quantum head, its rivals, and its ablations."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -63,22 +63,21 @@ HEADS: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class HeadOptions:
-    """Options of a head beside its circuit.
+    """Options of a head other than its circuit.
 
     Args:
         simulator: simulator of heads that have a circuit.
         angle_map: map from features to angles, for heads that have a circuit, see `QuantumHead`.
         initial: initial weights of heads that have a circuit, see `QuantumHead`.
         width: (fixed-width, shared-vqc) number of features of the representation, for any number of
-            tasks. With 8, a binary task costs a linear head 9 parameters, as many as it costs the
-            quantum head in its default design.
-        rank: (low-rank) width of the bottleneck; None for the rank that, with or without a bias,
-            brings the number of parameters closest to the quantum head's.
+            tasks. With 8 features, a linear head has 9 parameters per binary task, as has the
+            quantum head by default.
+        rank: (low-rank) width of the bottleneck; None for the rank, with or without a bias, whose
+            number of parameters is closest to the quantum head's.
         seed: seed of the initial weights; None draws it from torch's global generator.
         gates: whether tasks of one kind also have a common predictor, see `GatedHead`.
-        inventory: (mixture) number of blocks in the inventory that tasks mix theirs from, see
-            `MixtureHead`.
-        token: (hyper) numbers that tell a task from others, see `HyperHead`.
+        inventory: (mixture) number of blocks that tasks share and mix, see `MixtureHead`.
+        token: (hyper) length of each task's token, see `HyperHead`.
 
     Raises:
         InvalidInputError: for a width, rank, inventory or token below 1.
@@ -115,9 +114,9 @@ class HeadOptions:
 def _one_model(value: Any) -> Any:
     if value == "single-task":
         raise ValueError(
-            "single-task models are not one model; compare with them by compare = "
-            "['single-task'], or by qmtl bench --heads single-task,..., and train one of them "
-            "by data.tasks = ['its name'] with head.type = 'linear'"
+            "single-task models are several models; to compare with them, use compare = "
+            "['single-task'] or qmtl bench --heads single-task,...; to train one of them, use "
+            "data.tasks = ['its name'] and head.type = 'linear'"
         )
     return value
 
@@ -135,11 +134,10 @@ class HeadSection(Section):
         single_task: head of each single-task model that a comparison trains: ``linear``, on a
             representation as wide as the shared one, or ``quantum``, on the task's own register.
         seed: seed of the initial weights.
-        gates: whether tasks of one kind also have a common predictor, with a gate per task between
-            it and the task's own one; gates reveal outlier tasks, see `GatedHead`.
-        inventory: (mixture) number of blocks in the inventory that tasks mix theirs from, see
-            `MixtureHead`.
-        token: (hyper) numbers that tell a task from others, see `HyperHead`.
+        gates: whether tasks of one kind also have a common predictor, which a gate per task mixes
+            with the task's own predictor; gates reveal outlier tasks, see `GatedHead`.
+        inventory: (mixture) number of blocks that tasks share and mix, see `MixtureHead`.
+        token: (hyper) length of each task's token, see `HyperHead`.
     """
 
     type: Annotated[HeadType, BeforeValidator(_one_model)] = "quantum"
@@ -165,23 +163,22 @@ def build_head(
     """Return a head of the given type for the circuit's tasks.
 
     Args:
-        head_type: one of `HEAD_TYPES`. ``quantum``: the circuit itself; ``quantum-no-block``: its
-            blocks replaced by the identity (where they would start at the equator: by fixed quarter
-            turns of the read wires); ``quantum-no-entangler``: without two-qubit gates;
-            ``quantum-frozen``: its weights left at their random initial values. ``linear``: dense,
-            on the circuit's features; ``local-register`` and ``local-cone``: on the features that
-            are loaded on a task's register, or lie in its light cone; ``low-rank``: through a
-            bottleneck. ``fixed-width``: dense, on ``options.width`` features. ``vqc-per-task`` and
-            ``shared-vqc``: hybrid peers, circuits followed by linear layers. ``mixture``: the
-            quantum head with blocks mixed from an inventory, see `MixtureHead`. ``hyper``: with
-            blocks from a network, see `HyperHead`.
-        circuit: the quantum head's circuit, which gives the other heads their tasks and sizes.
+        head_type: one of `HEAD_TYPES`. ``quantum``: the circuit itself. ``quantum-no-block``: the
+            circuit with the identity as blocks (with ``initial="equator"``, with fixed quarter
+            turns of the read wires). ``quantum-no-entangler``: the circuit without two-qubit gates.
+            ``quantum-frozen``: the circuit with untrained random weights. ``linear``: dense, on the
+            circuit's features. ``local-register`` and ``local-cone``: linear, on the features of a
+            task's register or light cone. ``low-rank``: linear, through a bottleneck.
+            ``fixed-width``: dense, on ``options.width`` features. ``vqc-per-task`` and
+            ``shared-vqc``: circuits, then linear layers. ``mixture``: see `MixtureHead`.
+            ``hyper``: see `HyperHead`.
+        circuit: the quantum head's circuit; other heads have its tasks and sizes.
         options: see `HeadOptions`.
 
     Returns:
         The head; its ``n_features`` is the number of features that the encoder must compute. With
-        ``options.gates`` it is a `GatedHead` of two heads of that type, unless no two tasks are of
-        one kind.
+        ``options.gates`` the head is a `GatedHead` of two heads of that type, if at least two tasks
+        are of one kind.
 
     Raises:
         InvalidInputError: for an unknown type, or a circuit that does not suit the type.
@@ -214,7 +211,8 @@ def head_parameters(
         head_type: one of `HEAD_TYPES`.
         circuit: the quantum head's circuit.
         options: see `HeadOptions`.
-        trainable: whether to leave out weights that are not trained (those of ``quantum-frozen``).
+        trainable: whether to count only trained weights, without those that ``quantum-frozen``
+            freezes.
 
     Example:
         >>> from qmtl.tasks import Task
@@ -308,7 +306,7 @@ _BUILDERS: dict[HeadType, Callable[[HeadCircuit, HeadOptions], Head]] = {
     "fixed-width": lambda c, o: LinearHead(c.tasks, o.width, seed=o.seed),
     "vqc-per-task": lambda c, o: VQCPerTaskHead(c, **o.of_circuits),
     "shared-vqc": _shared_vqc,
-    # Without the quarter turns, all slopes would be zero at the start: an unfair comparison.
+    # Without the quarter turns, all initial slopes would be zero, an unfair comparison.
     "quantum-no-block": lambda c, o: _quantum(without_blocks(c, turned=o.initial == "equator"), o),
     "quantum-frozen": lambda c, o: _quantum(c, o, frozen=True),
     "quantum-no-entangler": lambda c, o: _quantum(without_entanglers(c), o),

@@ -1,4 +1,4 @@
-"""ExtendedHead: an unchanged head with tasks that were added later."""
+"""ExtendedHead: a trained head, unchanged, with additional tasks."""
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,13 +19,13 @@ from qmtl.heads._task_rows import TaskRows
 from qmtl.simulators import Simulator
 from qmtl.tasks import Task
 
-# Wider registers are only read by strings of one and two Zs.
+# Wider registers have too many Z-strings: of these, only those with one or two Zs are read.
 MOST_WIRES = 4
 
 
 @dataclass(frozen=True)
 class _ReadAs:
-    """A block with the gates that it has when the positions `read` are measured."""
+    """A block with fixed read positions: its gates never depend on a new readout."""
 
     ansatz: Ansatz
     read: tuple[int, ...]
@@ -38,9 +38,9 @@ class _ReadAs:
 
 
 def reading_circuit(circuit: HeadCircuit) -> HeadCircuit:
-    """Return the circuit that reads every register by all Z-strings on it.
+    """Return the same circuit, with all Z-strings on each register as readout.
 
-    Registers of more than four wires are read by the strings of one and two Zs.
+    On registers of more than four wires, only strings with one or two Zs are read.
 
     Example:
         >>> circuit = HeadCircuit([Task.binary("a"), Task.multiclass("b", 8)])
@@ -69,9 +69,9 @@ def _strings(n_wires: int, most: int) -> Iterator[str]:
 
 
 class AddedBlock(nn.Module):
-    """A task's own register and block, on a linear map of the features.
+    """A separate register and block for an added task, on a linear map of the features.
 
-    The weights of its encoding stay at their random initial values.
+    The weights of the register's encoding keep their random initial values.
 
     Args:
         task: the task.
@@ -99,7 +99,7 @@ class AddedBlock(nn.Module):
     ) -> None:
         super().__init__()
         circuit = HeadCircuit([task])
-        # A linear layer whose outputs are the register's features, owned by the task.
+        # The linear layer, whose outputs are the register's features, belongs to the task.
         own = Task.multilabel(task.name, circuit.n_features)
         self.inputs = DenseLayers(seed, [own], n_features)
         self.head = QuantumHead(circuit, simulator, angle_map=angle_map, seed=seed)
@@ -112,10 +112,10 @@ class AddedBlock(nn.Module):
 
 
 class AddedVector(nn.Module):
-    """A task's own vector and scale; its block is computed from the vector as other blocks are.
+    """A vector and a scale for an added task, whose block the base head computes from the vector.
 
-    The task is measured on the register of another task, with its own block in place of that
-    task's block. So it is a second circuit with the same wires, encoding and gates.
+    The task is measured on the register of the `host` task, where its block replaces the host's.
+    So the task has a second circuit with the same wires, encoding and gates.
 
     Args:
         task: the task.
@@ -140,7 +140,7 @@ class AddedVector(nn.Module):
         super().__init__()
         if not takes_vectors(base):
             raise InvalidInputError(
-                f"a task that is a vector needs a MixtureHead or a HyperHead, got a "
+                f"to add a task by a vector, the head must be a MixtureHead or a HyperHead, got a "
                 f"{type(base).__name__}"
             )
         assert isinstance(base, QuantumHead)
@@ -148,7 +148,7 @@ class AddedVector(nn.Module):
         if host not in hosts_for(task, base):
             raise InvalidInputError(
                 f"task {task.name!r} ({task.kind}, {task.n_outputs} outputs) cannot be measured "
-                f"on the register of {host!r}; it can on those of {hosts_for(task, base)}"
+                f"on the register of {host!r}; possible tasks are {hosts_for(task, base)}"
             )
         self.host, self.simulator = host, base.simulator
         # Start with the host's values.
@@ -176,7 +176,7 @@ class AddedVector(nn.Module):
 
 
 def takes_vectors(head: Head) -> bool:
-    """Return whether a head computes its blocks, so that a vector can add a task to it.
+    """Return whether a head computes its blocks from vectors, so that a vector can add a task.
 
     Example:
         >>> takes_vectors(QuantumHead(HeadCircuit([Task.binary("a")])))
@@ -186,7 +186,7 @@ def takes_vectors(head: Head) -> bool:
 
 
 def hosts_for(task: Task, base: Head) -> list[str]:
-    """Return the head's tasks on whose registers a task with such outputs can be measured.
+    """Return the head's tasks on whose registers the new task can be measured.
 
     Example:
         >>> base = QuantumHead(HeadCircuit([Task.binary("a"), Task.multiclass("b", 3)]))
@@ -199,21 +199,21 @@ def hosts_for(task: Task, base: Head) -> list[str]:
 
 
 class ExtendedHead(Head):
-    """A trained head with added tasks; the logits of the other tasks do not change by a single bit.
+    """A trained head with added tasks; the logits of its other tasks stay equal bit for bit.
 
-    An added task is a linear layer on readings of the head's circuit, which are all Z-strings of
-    its registers (for heads other than `QuantumHead`: on the features); or it has a block of its
-    own, see `AddedBlock`, or a vector, see `AddedVector`. `MultiTaskModel.adapt` makes such heads.
+    An added task has a linear layer on the Z-strings of the registers (for heads other than
+    `QuantumHead`: on the features), or an `AddedBlock`, or an `AddedVector`.
+    `MultiTaskModel.adapt` makes such heads.
 
     Args:
         base: the trained head, whose tasks come first.
         added: the new tasks.
-        blocks: names of the added tasks that have a block of their own.
-        vectors: names of the added tasks that have a vector, each with the task of `base` on whose
-            register it is measured.
-        seed: seed of the initial weights of what is added; None draws it from torch's global
+        blocks: names of the added tasks that have an `AddedBlock`.
+        vectors: from the name of each added task with an `AddedVector` to the task of `base` on
+            whose register it is measured.
+        seed: seed of the initial weights of the added tasks; None draws it from torch's global
             generator.
-        notes: how each added task was learned; saved with the model.
+        notes: the training method of each added task; saved with the model.
 
     Example:
         >>> base = QuantumHead(HeadCircuit([Task.binary("a"), Task.binary("b")]), seed=0)
@@ -278,7 +278,7 @@ class ExtendedHead(Head):
     def readings(self, features: Tensor) -> Tensor:
         """Return the inputs of the linear layers, (batch, n_readings): Z-strings, or features.
 
-        The circuit's weights are detached, so that they get no gradient from here.
+        The circuit's weights get no gradient through this function.
         """
         if self._reading is None or not isinstance(self.base, QuantumHead):
             return features
@@ -293,12 +293,12 @@ class ExtendedHead(Head):
         logits: dict[str, Tensor] = {}
         old = tuple(task.name for task in self.base.tasks if task.name in wanted)
         if old:
-            # Call the base head as if it were alone, so that its logits stay equal to the last bit.
+            # A call of the base head alone keeps its logits equal bit for bit.
             logits = self.base(features, None if names is None else old)
         linear = [name for name in self._linear if name in wanted]
         if linear and self.readouts is not None:
             readings = self.readings(features)
-            # One by one: a product of another shape may round differently.
+            # Compute tasks one by one: products of other shapes may round differently.
             logits |= {name: self.readouts(readings, (name,)) for name in linear}
         for name, block in zip(self.with_blocks, self.blocks, strict=True):
             if name in wanted:
@@ -324,6 +324,6 @@ class ExtendedHead(Head):
     ) -> Self:
         base = head_from_dict(description["base"], custom)
         added = [Task.from_dict(task) for task in description["added"]]
-        # Heads saved before this option existed have no entry for it.
+        # Older heads were saved without this option.
         kinds = description["blocks"], description.get("vectors", {})
         return cls(base, added, *kinds, seed=0, notes=description["notes"])

@@ -1,4 +1,4 @@
-"""GatedHead: each task's own head and a head common to tasks of one kind, mixed by a gate."""
+"""GatedHead: a gate per task mixes its own head with a head common to tasks of one kind."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
@@ -16,13 +16,13 @@ from qmtl.tasks import Task
 class GatedHead(Head):
     r"""Logits ``σ·own + (1 - σ)·common`` with a gate ``σ = sigmoid(θ)`` per task.
 
-    Tasks of one kind and number of outputs have a common predictor. A task that this predictor does
-    not fit opens its gate and relies on its own head: see `outlier_scores`. A task that is alone in
-    its kind has no gate. Gates start at 1/2.
+    Tasks of one kind and number of outputs have a common predictor. If this predictor does not fit
+    a task, training moves the task's gate towards 1: see `outlier_scores`. The only task of a kind
+    has no gate. Gates start at 1/2.
 
     Args:
         own: head of the tasks.
-        common: head of the tasks that `common_tasks` returns for these. Its parameters are shared.
+        common: head of the tasks from `common_tasks`, whose parameters all tasks share.
 
     Shape:
         features ``(batch, own.n_features + common.n_features)``, first those of `own`, to
@@ -86,7 +86,7 @@ class GatedHead(Head):
         }
 
     def task_rows(self) -> list[TaskRows]:
-        """Return the parameters that belong to tasks: those of their own head, and the gates."""
+        """Return the parameters that belong to tasks: those of the head `own`, and the gates."""
         return [*self.own.task_rows(), self.gates]
 
     def with_simulator(self, simulator: Any) -> "GatedHead":
@@ -139,7 +139,7 @@ def common_tasks(tasks: Sequence[Task]) -> list[Task]:
 
 
 def common_circuit(circuit: HeadCircuit) -> HeadCircuit | None:
-    """Return a circuit for `common_tasks`, like the first task's of each kind; None if none.
+    """Return a circuit for `common_tasks`, built as the first task of each kind; None for no task.
 
     Example:
         >>> circuit = HeadCircuit([Task.binary(f"t{i}") for i in range(16)])

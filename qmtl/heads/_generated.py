@@ -1,4 +1,4 @@
-"""Computed block weights: from parameters that all tasks share, and a vector per task."""
+"""Block weights that are computed from shared parameters and a vector per task."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ from qmtl.errors import unknown_name
 from qmtl.heads._task_rows import TaskRows
 
 BlockShape = tuple[Gate, ...]
-"""A block's gates on the wires of its register, those made of several decomposed."""
+"""A block's gates on the wires of its register, decomposed into elementary gates."""
 
 
 def block_shapes(circuit: HeadCircuit) -> dict[BlockShape, list[str]]:
@@ -28,17 +28,17 @@ def block_shapes(circuit: HeadCircuit) -> dict[BlockShape, list[str]]:
     for name, register in circuit.registers.items():
         ansatz, n_wires = circuit.ansatz(name), len(register.wires)
         read = tuple(register.readout.read_wires(n_wires))
-        # A user's own ansätze may not be hashable.
+        # A user's ansätze may not be hashable.
         key = (id(ansatz), n_wires, *read)
         if key not in known:
             known[key] = tuple(elementary(ansatz.gates(n_wires, read)))
         found.setdefault(known[key], []).append(name)
-    # An order by name: a saved inventory must not depend on which task comes first.
+    # Sort by names of gates, so that a saved inventory does not depend on the order of tasks.
     return {shape: found[shape] for shape in sorted(found, key=lambda gates: [*map(str, gates)])}
 
 
 class GeneratedBlocks(nn.Module, ABC):
-    """Replaces the `TaskRows` of block weights in a head that computes them.
+    """Block weights of a head that computes them instead of storing them in `TaskRows`.
 
     A subclass has the shared parameters and defines `made`.
 

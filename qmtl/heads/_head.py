@@ -28,9 +28,8 @@ HALVES = (torch.float16, torch.bfloat16)
 class Head(nn.Module, ABC):
     """A torch module from features to each task's logits.
 
-    A subclass defines `_joined`, and keeps parameters of single tasks in `TaskRows`. If its
-    constructor takes more than tasks and a width, it stores these arguments as attributes and names
-    them in `settings`.
+    A subclass defines `_joined`, and keeps parameters of single tasks in `TaskRows`. It stores
+    constructor arguments other than tasks and width as attributes, and names them in `settings`.
 
     Args:
         tasks: the tasks.
@@ -41,13 +40,13 @@ class Head(nn.Module, ABC):
     """
 
     settings: tuple[str, ...] = ()
-    """Attributes that a saved model keeps beside tasks and width."""
+    """Names of the attributes that are saved with the head, other than tasks and width."""
     instead: str = ""
-    """Text that an error adds if the head does not fit, about the part of it that does."""
+    """Text about a part of this head that would fit, for errors that the head does not fit."""
     breaks_graphs: bool = False
-    """Whether ``torch.compile`` does not compile the head, only what surrounds it."""
+    """Whether ``torch.compile`` leaves the head uncompiled, and compiles only other modules."""
     checks_values: bool = True
-    """Whether the head checks for NaN and infinity; if not, the simulator that it calls does."""
+    """Whether the head checks for NaN and infinity; otherwise its simulator does so."""
 
     def __init__(self, tasks: Sequence[Task], n_features: int) -> None:
         super().__init__()
@@ -85,7 +84,7 @@ class Head(nn.Module, ABC):
         check_features(features, self.n_features)
         device = features.device.type
         if device in ("cpu", "cuda") and torch.is_autocast_enabled(device):
-            # Convert back what an earlier layer rounded; the head computes in its own precision.
+            # Earlier layers may round under autocast; the head computes in its full precision.
             if features.dtype in HALVES:
                 features = features.to(next(self.parameters()).dtype)
             with torch.autocast(device, enabled=False):
@@ -107,7 +106,7 @@ class Head(nn.Module, ABC):
         """Compute the logits of these tasks (None: all) side by side, from checked features."""
 
     def task_rows(self) -> list[TaskRows]:
-        """Return the parameters that belong to tasks; each holds the values of all tasks."""
+        """Return the parameters that have a slice per task."""
         return [module for module in self.modules() if isinstance(module, TaskRows)]
 
     def shared_parameters(self) -> list[nn.Parameter]:
@@ -125,9 +124,9 @@ class Head(nn.Module, ABC):
         return frozenset().union(*(rows.frozen for rows in self.task_rows()))
 
     def freeze(self, task: str) -> None:
-        """Keep a task's own parameters fixed, whatever an optimiser does to them.
+        """Keep a task's own parameters fixed in every optimiser, with a gradient of zero.
 
-        Their gradient is zero. Parameters that several tasks depend on are not frozen.
+        Parameters that several tasks depend on are not frozen.
 
         Raises:
             InvalidInputError: for an unknown task.
@@ -153,14 +152,13 @@ class Head(nn.Module, ABC):
                 rows.freeze(task, frozen)
 
     def dependencies(self) -> Dependencies | None:
-        """Return which features and shared weights each task depends on; None if it may be all."""
+        """Return the features and shared weights that each task depends on; None means all."""
         return None
 
     def task_columns(self) -> dict[str, tuple[int, ...]] | None:
-        """Return each task's own features, those of its register; None if tasks have none.
+        """Return the features of each task's register; None if registers share or lack features.
 
-        Every feature then belongs to one task. Other tasks may depend on it, too: see
-        `dependencies`.
+        Other tasks may depend on the same feature: see `dependencies`.
         """
         if len(self.tasks) == 1:
             return {self.tasks[0].name: tuple(range(self.n_features))}
@@ -169,7 +167,7 @@ class Head(nn.Module, ABC):
     def feature_rows(
         self, features: Tensor, gradients: Tensor, tasks: Sequence[str] | None = None
     ) -> tuple[Tensor, Tensor] | None:
-        """Return a Jacobian's rows by features and shared weights; None if autograd must do it."""
+        """Return a Jacobian with respect to features and shared weights; None to use autograd."""
         return None
 
     def to_dict(self) -> dict[str, Any]:
@@ -265,7 +263,7 @@ class CircuitHead(Head):
 def head_from_dict(
     description: Mapping[str, Any], custom: Mapping[str, type] | None = None
 ) -> Head:
-    """Return the head of any class that its `to_dict` described, with fresh parameters.
+    """Return the head, of any class, that `Head.to_dict` described, with fresh parameters.
 
     Args:
         description: the dictionary that `to_dict` returned.
@@ -288,10 +286,10 @@ def _kinds(kind: Any) -> Iterator[type]:
 
 
 def check_features(features: Tensor, width: int) -> None:
-    """Raise unless features are floats of shape (batch, width).
+    """Check that features are floats of shape (batch, width).
 
     Raises:
-        InvalidInputError: if not; the error says what came and what was expected.
+        InvalidInputError: if not; the error names the given and the expected form.
     """
     if not isinstance(features, Tensor) or not features.dtype.is_floating_point:
         kind = features.dtype if isinstance(features, Tensor) else type(features).__name__

@@ -14,18 +14,18 @@ from qmtl.heads._quantum import QuantumHead
 from qmtl.simulators import Simulator
 
 AXES = ("RX", "RY", "RZ", "IsingZZ")
-# Frequencies for each of layer, wire and axis: with three, places repeat after 16 layers or wires.
+# Frequencies of layer, wire and axis. With three, features repeat after 16 layers or wires.
 FREQUENCIES = 3
 N_FEATURES = 3 * 2 * FREQUENCIES
 TOKEN_STD = 1.0
-# Factor of the output layer's initial weights, so that blocks start near their starting angles.
+# A small factor of the output layer's initial weights, so that blocks start near `initial`.
 OUTPUT_SCALE = 0.2
 
 
 def place_features(gates: BlockShape, n_weights: int) -> Tensor:
     """Return Fourier features of each weight's place in a block, (weights, 18), float64.
 
-    A place consists of three numbers: the axis of the weight's gate, the gate's first wire, and its
+    A place consists of three numbers: the axis of the weight's gate, the gate's first wire, and the
     layer (the number of earlier weights with the same axis and wire). Features are sin(ωx) and
     cos(ωx) of these numbers x, with ω = π/2, π/4 and π/8.
 
@@ -80,7 +80,7 @@ class HyperBlocks(GeneratedBlocks):
         joined = torch.cat([layer.flatten() for layer in layers])
         # DistributedDataParallel waits for the gradient of every trainable parameter.
         self.network = nn.Parameter(joined, requires_grad=any(self.n_weights))
-        # Buffers would be rounded when a model is converted to float32 and back.
+        # Plain tensors, because conversion of a model to float32 and back would round buffers.
         self._features = [
             place_features(gates, n) for gates, n in zip(self.shapes, self.n_weights, strict=True)
         ]
@@ -104,15 +104,15 @@ class HyperHead(QuantumHead):
 
     The weight at place i of task t's block is :math:`θ_{ti} = θ^0_i + u·\tanh(W γ_i + V e_t + b) +
     c`. Here γ_i are Fourier features of the place (layer, wire, axis), see `place_features`; e_t is
-    the task's token, a vector of d numbers; W, V, b, u and c are the network, which tasks of all
-    shapes of blocks share; θ⁰ is π/2 for the last RY on each wire that is read, or 0, by `initial`,
-    and is not trained. In all other respects, also for simulators, hardware and training, it is a
+    the task's token, a vector of d numbers; W, V, b, u and c are the network of all tasks. θ⁰ is
+    not trained: with ``initial="equator"`` it is π/2 for the last RY on each wire that is read,
+    otherwise 0. In all other respects, also for simulators, hardware and training, the head is a
     `QuantumHead`.
 
-    With h hidden units it has encoding + h (d + 20) + 1 + T (d + 1) parameters. A new task adds d +
-    1 and its register's encoding.
+    With h hidden units the head has encoding + h (d + 20) + 1 + T (d + 1) parameters. A new task
+    adds d + 1 parameters and its register's encoding.
 
-    `freeze` keeps a task's vector and scale; its block moves with the network that all share.
+    `freeze` keeps a task's token and scale, but its block still changes with the shared network.
 
     Args:
         circuit: circuit as for `QuantumHead`.

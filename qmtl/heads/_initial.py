@@ -1,8 +1,8 @@
 """Initial parameters: every named part draws from its own generator.
 
-So the weights of a task depend only on the seed and its name: adding, removing or reordering tasks
-does not change the other tasks' weights. They are drawn on the CPU, so that they are the same on
-every device, and go to torch's default device, ``meta`` too.
+So the weights of a task depend only on the seed and the task's name. Adding, removing or reordering
+tasks does not change the other tasks' weights. Generators run on the CPU, so that weights are equal
+on every device; torch's default device (also ``meta``) then gets the weights.
 """
 
 import math
@@ -25,7 +25,7 @@ def drawn_seed(seed: int | None) -> int:
     """Return the seed itself, or for None a seed from torch's global generator.
 
     Raises:
-        InvalidInputError: if it is neither an integer nor None.
+        InvalidInputError: if the seed is neither an integer nor None.
 
     Example:
         >>> drawn_seed(3)
@@ -74,9 +74,9 @@ def block_weights(
         start: ``"normal"``: N(0, 0.5²). ``"uniform"``: U(0, 2π). ``"equator"``: N(0, 0.1²), but
             N(π/2, 0.1²) for the last RY on each wire that is read. Near features of zero the
             default encoding leaves all wires at a pole, where ⟨Z⟩ has zero slope. A quarter turn
-            before the measurement makes an output, to first order, linear in the wire's own
-            features, and class probabilities equal. A block without such a turn on every wire that
-            is read, such as one that ends in CNOTs, gets the uniform start.
+            before the measurement makes an output, to first order, linear in the features of its
+            wire, and makes class probabilities equal. A block without such an RY on every wire that
+            is read, such as a block that ends in CNOTs, gets the uniform start.
         known: cache of `starting_angles`, which equal blocks share.
 
     Raises:
@@ -108,9 +108,7 @@ def starting_angles(
     start: str,
     known: dict[tuple[int, ...], Tensor] | None = None,
 ) -> Tensor:
-    """Return the values around which a block's initial weights vary; see `block_weights`.
-
-    They are float64, on the CPU.
+    """Return the means of a block's initial weights (float64, on the CPU); see `block_weights`.
 
     Example:
         >>> from qmtl.tasks import Task
@@ -122,7 +120,7 @@ def starting_angles(
     ansatz, register = circuit.ansatz(task), circuit.register(task)
     n_wires = len(register.wires)
     read = tuple(register.readout.read_wires(n_wires))
-    # A user's own blocks may not be hashable.
+    # A user's blocks may not be hashable.
     key, known = (id(ansatz), n_wires, *read), {} if known is None else known
     if key not in known:
         (size,) = circuit.weight_sizes[task]
@@ -133,7 +131,7 @@ def starting_angles(
 
 
 def all_blocks(seed: int, circuit: HeadCircuit, start: str) -> dict[str, Tensor]:
-    """Draw the `block_weights` of all tasks, each with the task's name."""
+    """Draw the `block_weights` of all tasks, by task name."""
     known: dict[tuple[int, ...], Tensor] = {}
     return {
         name: block_weights(seed, f"task {name}", circuit, name, start, known)
@@ -144,7 +142,7 @@ def all_blocks(seed: int, circuit: HeadCircuit, start: str) -> dict[str, Tensor]
 def _last_turns(ansatz: Ansatz, n_wires: int, read: tuple[int, ...]) -> list[int]:
     """Find, for each read wire, the weight of an RY that only diagonal gates follow.
 
-    The list is empty if some read wire has none.
+    The list is empty if a read wire has no such RY.
     """
     last: dict[int, int] = {}
     for gate in elementary(ansatz.gates(n_wires, read)):

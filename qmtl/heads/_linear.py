@@ -18,7 +18,7 @@ from qmtl.tasks import Task
 
 
 class DenseLayers(nn.Module):
-    """A linear layer for each task, all on the same inputs, computed as one product.
+    """A linear layer for each task on the same inputs, computed as one product.
 
     Args:
         seed: seed of the initial weights, drawn per task.
@@ -51,7 +51,7 @@ class DenseLayers(nn.Module):
 
 
 class LocalLayers(nn.Module):
-    """A linear layer for each task, each on its own columns, computed as one product.
+    """A linear layer for each task on the task's own columns, computed as one product.
 
     Args:
         weights: each task's weight (outputs, inputs) and bias.
@@ -77,7 +77,7 @@ class LocalLayers(nn.Module):
         self.bias = TaskRows({n: b for n, (_, b) in weights.items()}, kind="bias")
         own = [columns[name] for name, (w, _) in weights.items() for _ in w]
         sizes = np.array([len(each) for each in own])
-        # Pad with zero weights if outputs use different numbers of columns.
+        # Zero weights pad the outputs that use fewer columns.
         real = np.arange(sizes.max()) < sizes[:, None]
         places, filled = np.zeros(real.shape, np.int64), np.full(real.shape, sizes.sum())
         places[real], filled[real] = np.concatenate(own), np.arange(sizes.sum())
@@ -115,8 +115,7 @@ class LocalLayers(nn.Module):
 
 
 def _join_layers(layers: DenseLayers | LocalLayers, loading: Loading) -> None:
-    # In a state, each task's weight and bias are side by side, under keys that torch does not
-    # expect.
+    # States have separate keys for each task's weight and bias, which torch does not expect.
     for rows in (layers.weight, layers.bias):
         if rows is not None:
             join_rows(rows, loading._replace(prefix=f"{loading.prefix}{rows.kind}."))
@@ -209,7 +208,7 @@ class LocalLinearHead(Head):
 
     @classmethod
     def on_cones(cls, circuit: HeadCircuit, *, seed: int | None = None) -> Self:
-        """Return a head whose tasks use the features in their light cone, as quantum heads do."""
+        """Return a head whose tasks use the same features as in a quantum head's light cones."""
         return cls(circuit.tasks, circuit.n_features, cone_columns(circuit), seed=seed)
 
     def task_columns(self) -> dict[str, tuple[int, ...]] | None:
@@ -225,7 +224,7 @@ class LocalLinearHead(Head):
 
 
 def linear_count(tasks: Sequence[Task], n_features: int) -> int:
-    """Count parameters of dense linear heads: O · (n_features + 1), with O outputs in all."""
+    """Count parameters of dense linear heads: O · (n_features + 1) for O outputs."""
     return sum(task.n_outputs for task in tasks) * (n_features + 1)
 
 

@@ -1,4 +1,4 @@
-"""LowRankLinearHead: linear heads through a shared bottleneck, with about a given size."""
+"""LowRankLinearHead: linear heads through a shared bottleneck."""
 
 from collections.abc import Sequence
 from typing import Self
@@ -16,16 +16,17 @@ from qmtl.tasks import Task
 class LowRankLinearHead(Head):
     """Linear heads whose joint weight matrix has a low rank: V_t (U x) + b_t.
 
-    U is a projection that all tasks share, (rank, n_features) without a bias; V_t is the task's own
-    matrix, (n_outputs, rank). With a fixed rank the head has O(T) parameters, even if the
-    representation grows with the number of tasks, and every task uses all of the representation.
+    All tasks share the projection U of shape (rank, n_features), which has no bias. The matrix V_t
+    of shape (n_outputs, rank) belongs to task t. With a fixed rank the head has O(T) parameters,
+    even if the representation grows with the number of tasks. Every task uses the whole
+    representation.
 
     Args:
         tasks: the tasks.
         n_features: width of the representation.
         rank: width of the bottleneck.
-        bias: whether each output has its own bias; without it, an encoder's bias takes over as far
-            as the bottleneck lets it through.
+        bias: whether each output has a bias. Without a bias, only an encoder's bias that passes
+            through the bottleneck can shift the outputs.
         seed: seed of the initial weights, drawn per task; None draws it from torch's global
             generator.
 
@@ -43,7 +44,7 @@ class LowRankLinearHead(Head):
 
     References:
         Ando and Zhang, A framework for learning predictive structures from multiple tasks and
-        unlabeled data, JMLR 6 (2005), whose structural matrix is U here.
+        unlabeled data, JMLR 6 (2005); their structural matrix is U.
     """
 
     settings = ("rank", "bias")
@@ -73,7 +74,7 @@ class LowRankLinearHead(Head):
     def matching(cls, circuit: HeadCircuit, *, seed: int | None = None) -> Self:
         """Return the head with a parameter count closest to the quantum head's.
 
-        See `closest_low_rank`; `count_parameters` gives the count that was reached.
+        See `closest_low_rank`.
 
         Example:
             >>> circuit = HeadCircuit([Task.binary(f"t{i}") for i in range(16)])
@@ -106,9 +107,9 @@ def low_rank_count(tasks: Sequence[Task], n_features: int, rank: int, *, bias: b
 def closest_low_rank(tasks: Sequence[Task], n_features: int, budget: int) -> tuple[int, bool]:
     """Return the rank, and whether to have a bias, for a parameter count closest to `budget`.
 
-    The rank is at most that of a dense head, min(n_features, outputs of all tasks): a greater one
-    adds parameters but no function. If two counts are equally close, the larger is taken; if two
-    are equal, the one with a bias.
+    The rank is at most that of a dense head, min(n_features, outputs of all tasks), because a
+    larger rank adds no further function. Of two equally close counts, the function prefers the
+    larger count; of two equal counts, the head with a bias.
 
     Args:
         tasks: the tasks.

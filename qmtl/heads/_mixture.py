@@ -37,7 +37,7 @@ class MixtureBlocks(GeneratedBlocks):
         super().__init__(circuit, vectors)
         self.size = size
         blocks = [
-            # The name contains the gates, so that other shapes do not change the draw.
+            # The name contains the gates, so that other shapes do not change these weights.
             block_weights(seed, f"block {s} of {[*map(str, gates)]}", circuit, names[0], initial)
             for gates, names in block_shapes(circuit).items()
             for s in range(size)
@@ -66,19 +66,18 @@ def coefficients(vectors: Tensor) -> Tensor:
 class MixtureHead(QuantumHead):
     r"""A quantum head whose tasks mix their blocks from an inventory that they share.
 
-    Task t's block weights are :math:`Σ_s a_{ts} B_s`, with S blocks :math:`B_s` for all tasks whose
-    blocks have the same gates, and S coefficients per task: a vector v, shifted so that :math:`Σ_s
-    a_s = 1`. In all other respects, also for simulators, hardware and training, it is a
-    `QuantumHead`. It has encoding + S · (weights of a block, for each shape) + T · (S + 1)
-    parameters. A new task adds S + 1 and its register's encoding.
+    Task t's block weights are :math:`Σ_s a_{ts} B_s`. All tasks whose blocks have the same gates
+    share S blocks :math:`B_s`. Each task has S coefficients: a vector v, shifted so that
+    :math:`Σ_s a_s = 1`. In all other respects, also for simulators, hardware and training, the head
+    is a `QuantumHead`. It has encoding + S · (weights of a block, for each shape) + T · (S + 1)
+    parameters. A new task adds S + 1 parameters and its register's encoding.
 
-    Coefficients are neither bounded nor positive, unlike those of a softmax: a mixture may leave
-    the convex hull of the blocks, and its gradient does not vanish. Because they sum to one, a
-    rotation that all blocks share, such as the initial quarter turn or a whole period, is part of
-    every mixture. Angles are mixed as numbers: adding a period to a single block gives another
-    head.
+    Unlike a softmax's, the coefficients may be negative or large. So a mixture may leave the convex
+    hull of the blocks, and its gradient does not vanish. The coefficients sum to one, so a rotation
+    that all blocks share, such as the initial quarter turn or a whole period, is part of every
+    mixture. Angles are mixed as numbers: a period added to a single block gives another head.
 
-    `freeze` keeps a task's vector and scale; its block moves with the inventory that all share.
+    `freeze` keeps a task's vector and scale, but its block still changes with the shared inventory.
 
     Args:
         circuit: circuit as for `QuantumHead`.

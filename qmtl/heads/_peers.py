@@ -1,4 +1,4 @@
-"""Hybrid rivals: variational circuits, followed by a linear layer for each task."""
+"""Hybrid rivals of the quantum head: variational circuits, then a linear layer for each task."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Self
@@ -21,17 +21,17 @@ from qmtl.heads._task_rows import TaskRows
 from qmtl.simulators import ANGLE_MAPS, Simulator, simulator_from_dict
 from qmtl.tasks import Task
 
-# The single measured quantity of the shared circuit; its name is part of saved models.
+# Name of the shared circuit's only task, which saved models contain.
 MEASURED = "wires"
 
 
 class VQCPerTaskHead(CircuitHead):
     """A variational circuit per task, followed by a linear layer on ⟨Z⟩ of all its wires.
 
-    The circuits are the quantum head's, cut apart: a register's encoding and block are those of
-    `circuit` on the register's wires alone, with no gate between registers. In the partitioned
-    layout a task's circuit loads the features of its own register; in the shared layout every
-    task's circuit loads all features. All circuits run as one batch on the simulator.
+    Each register has the encoding and block of `circuit` on the register's wires alone, with no
+    gate between registers. In the partitioned layout a task's circuit loads the features of the
+    task's register; in the shared layout every task's circuit loads all features. All circuits run
+    as one batch on the simulator.
 
     Args:
         circuit: the quantum head's circuit, for tasks, registers, encoding and blocks.
@@ -53,8 +53,8 @@ class VQCPerTaskHead(CircuitHead):
         {'a': (5, 1), 'b': (5, 3)}
 
     References:
-        The hybrid form of Mari et al., arXiv:1912.08278 (a circuit between classical layers), once
-        per task.
+        The hybrid form of Mari et al., arXiv:1912.08278 (a circuit between classical layers), for
+        each task.
     """
 
     def __init__(
@@ -100,9 +100,9 @@ class VQCPerTaskHead(CircuitHead):
 
 
 class SharedVQCHead(CircuitHead):
-    """One variational circuit for all tasks, ⟨Z⟩ of all its wires, then a linear layer per task.
+    """One variational circuit for all tasks, then a linear layer per task on ⟨Z⟩ of all wires.
 
-    The circuit has a fixed number of wires, so the representation does not grow with the tasks.
+    The circuit has a fixed number of wires for any number of tasks.
 
     Args:
         tasks: the tasks.
@@ -111,8 +111,8 @@ class SharedVQCHead(CircuitHead):
         ansatz: the block; None for the default.
         simulator: ``"lightcone"``, the name of a PennyLane device, or a `Simulator`.
         angle_map: map from features to angles, as in `QuantumHead`.
-        seed: seed of the initial weights; those of the linear layers are drawn per task. None draws
-            it from torch's global generator.
+        seed: seed of the initial weights, which are drawn per task for the linear layers. None
+            draws the seed from torch's global generator.
         initial: initial weights of the block, as in `QuantumHead`.
 
     Shape:
@@ -175,7 +175,7 @@ class SharedVQCHead(CircuitHead):
 def shared_circuit(
     n_wires: int, encoding: Encoding | None = None, ansatz: Ansatz | None = None
 ) -> HeadCircuit:
-    """Return the circuit of a `SharedVQCHead`: one register, of which all wires are read.
+    """Return the circuit of a `SharedVQCHead`: one register with all wires read.
 
     Example:
         >>> shared_circuit(4).count_parameters().circuit
@@ -183,7 +183,7 @@ def shared_circuit(
     """
     n_wires = check_integer("n_wires", n_wires)
     return HeadCircuit(
-        # One output per wire; the tasks' own outputs come from the linear layers.
+        # This task reads all wires; the linear layers compute the real tasks' outputs.
         [Task.regression(MEASURED, n_wires)],
         encoding,
         ansatz,
@@ -209,10 +209,10 @@ def shared_vqc_count(tasks: Sequence[Task], circuit: HeadCircuit) -> int:
 
 
 def _cut_apart(circuit: HeadCircuit) -> HeadCircuit:
-    """Give each task its own register and encoding, and read all wires."""
+    """Return a circuit with a separate register and encoding for each task, and all wires read."""
     sizes = {name: len(register.wires) for name, register in circuit.registers.items()}
     return HeadCircuit(
-        # One output per wire; the task's own outputs come from its linear layer.
+        # These tasks read all wires; the linear layers compute the real tasks' outputs.
         [Task.regression(name, size) for name, size in sizes.items()],
         RegisterEncoding(tuple(sizes.values()), circuit.encoding),
         {name: circuit.ansatz(name) for name in sizes},
@@ -222,12 +222,12 @@ def _cut_apart(circuit: HeadCircuit) -> HeadCircuit:
 
 
 def _columns(circuit: HeadCircuit, separate: HeadCircuit) -> list[int]:
-    """Return the feature that each encoding angle of the separate circuits reads."""
+    """Return the feature of `circuit` for each encoding angle of the separate circuits."""
     copies = len(circuit.tasks) if circuit.layout == "shared" else 1
     if separate.n_features != copies * circuit.n_features:
         raise InvalidInputError(
             f"the features of {circuit.encoding} cannot be divided among registers: it takes "
             f"{circuit.n_features} on {circuit.n_wires} wires, and "
-            f"{separate.n_features // copies} on the registers by themselves"
+            f"{separate.n_features // copies} on separate registers"
         )
     return list(range(circuit.n_features)) * copies

@@ -32,28 +32,28 @@ class QuantumHead(CircuitHead):
     r"""A fully quantum multi-task head: from features to each task's logits.
 
     Features become angles ``π/4·tanh(features / 4)``, which the circuit's shared encoding loads. A
-    task's logits are the values measured on its register times one trainable scale: ``s·⟨Z⟩`` (s
-    starts at 5), or ``s·log(p + 1e-6)`` for basis-state probabilities (s starts at 1). No linear
-    layer follows.
+    task's logits are values measured on the task's register times one trainable scale: ``s·⟨Z⟩`` (s
+    starts at 5), or ``s·log(p + 1e-6)`` for basis-state probabilities (s starts at 1). There is no
+    linear layer.
 
-    A head for more tasks can load the state of a head for fewer with ``strict=False``; leave
-    ``encoding`` out of that state if the circuits have other wires.
+    A head for more tasks can load the state of a head for fewer tasks with ``strict=False``. If the
+    circuits have different wires, remove ``encoding`` from that state.
 
     Args:
         circuit: the circuit to run.
         simulator: ``"lightcone"`` (exact, the default), the name of a PennyLane device, or a
             `Simulator`.
-        angle_map: ``"narrow"``, ``π/4·tanh(features / 4)``, with which an output starts nearly
-            linear in the features; ``"tanh"``, ``π·tanh(features / 2)``, which covers a whole
-            period; or ``"identity"`` if features are angles in radians already.
-        seed: seed of the initial weights; every task draws from its own generator, so that adding a
-            task does not change the others' weights. None draws the seed from torch's global
+        angle_map: ``"narrow"``: ``π/4·tanh(features / 4)``, so that outputs start nearly linear in
+            the features. ``"tanh"``: ``π·tanh(features / 2)``, which covers a whole period.
+            ``"identity"``: features already are angles in radians.
+        seed: seed of the initial weights. Each task has a separate random generator, so that a new
+            task does not change other tasks' weights. None draws the seed from torch's global
             generator.
-        initial: initial weights of the blocks, see `qmtl.heads.block_weights`: ``"equator"``, where
-            ⟨Z⟩ is steepest (a block that has no such place gets ``"uniform"``), ``"normal"``,
-            N(0, 0.5²), or ``"uniform"``, U(0, 2π). The encoding starts with N(0, 0.1²).
-        frozen: whether the circuit's weights stay at their random initial values, so that only the
-            scales are trained (and the encoder before the head). For ablations.
+        initial: initial weights of the blocks, see `qmtl.heads.block_weights`. ``"equator"``: at
+            the steepest slope of ⟨Z⟩, or ``"uniform"`` if the block allows no such start.
+            ``"normal"``: N(0, 0.5²). ``"uniform"``: U(0, 2π). The encoding starts with N(0, 0.1²).
+        frozen: (for ablations) whether the circuit's weights keep their random initial values, so
+            that only the scales, and the encoder before the head, are trained.
         like: a head of the same circuit whose parameters this head shares; see `with_simulator`.
 
     Shape:
@@ -61,11 +61,11 @@ class QuantumHead(CircuitHead):
 
     Attributes:
         encoding: the encoding's weights, one flat parameter.
-        blocks: `TaskRows` of all tasks' block weights; or what computes them, as in `MixtureHead`.
+        blocks: `TaskRows` of all tasks' block weights, or a module that computes these weights.
         scales: `TaskRows` of all tasks' scales.
 
     Raises:
-        InvalidInputError: on a call, for features of another width or with NaN, or unknown tasks.
+        InvalidInputError: by a call with features of another width, NaN, or unknown tasks.
 
     Example:
         >>> from qmtl import HeadCircuit, Task
@@ -80,7 +80,7 @@ class QuantumHead(CircuitHead):
 
     checks_values = False
     settings: tuple[str, ...] = ("frozen",)
-    """Attributes that a saved model keeps beside the circuit."""
+    """Names of the attributes that are saved with the head, other than the circuit."""
     encoding: nn.Parameter
     blocks: TaskRows | GeneratedBlocks
     scales: TaskRows
@@ -116,13 +116,13 @@ class QuantumHead(CircuitHead):
             self.blocks.requires_grad_(False)
 
     def _make_blocks(self, seed: int, initial: str) -> TaskRows | GeneratedBlocks:
-        """Make the module that computes the block weights; subclasses may have another one."""
+        """Make the module of the block weights; subclasses may override this method."""
         return TaskRows(all_blocks(seed, self.circuit, initial))
 
     def weights(self) -> dict[str, Tensor]:
         """Return the circuit weights, flat and in gate order: ``"encoding"`` and each task's.
 
-        They are views of the parameters, except for blocks that a head computes.
+        The weights are views of the parameters, except for blocks that a head computes.
         """
         return {"encoding": self.encoding, **self.blocks.by_name()}
 
@@ -148,7 +148,7 @@ class QuantumHead(CircuitHead):
         )
 
     def angles(self, features: Float[Tensor, "batch features"]) -> Tensor:
-        """Return encoding angles (radians) that belong to the features, ``(batch, n_features)``.
+        """Map features to encoding angles in radians, ``(batch, n_features)``.
 
         Example:
             >>> from qmtl import HeadCircuit, Task
@@ -161,11 +161,10 @@ class QuantumHead(CircuitHead):
         return ANGLE_MAPS[self.angle_map](features)
 
     def logits(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the logits from measured values: scale times ⟨Z⟩, or scale times log-probability.
+        """Return the logits of measured values: scale · ⟨Z⟩, or scale · log-probability.
 
         Args:
-            values: task names to ``(batch, n_outputs)``, as from `expectation_values` or from
-                hardware.
+            values: task names to ``(batch, n_outputs)``, from `expectation_values` or hardware.
         """
         names = chosen_tasks(list(values), self._sizes)
         if not names:
@@ -178,7 +177,7 @@ class QuantumHead(CircuitHead):
     def expectation_values(
         self, angles: Float[Tensor, "batch features"], tasks: Sequence[str] | None = None
     ) -> dict[str, Tensor]:
-        """Measure at these encoding angles (radians), without angle map and scale.
+        """Return the tasks' measured values at encoding angles in radians, without scales.
 
         Returns:
             A dictionary from task names to ``(batch, n_outputs)``: Z values in [-1, 1], or
@@ -216,18 +215,18 @@ class QuantumHead(CircuitHead):
     def with_simulator(self, simulator: str | Simulator) -> "QuantumHead":
         """Return a head that shares these parameters, evaluated by another simulator.
 
-        If one head learns or loads parameters, the other sees them (except for encoding weights
-        loaded with ``assign=True``, which replaces the parameter of one head). Hooks are not
-        shared.
+        If one head learns or loads parameters, the other head has the same values. The exception
+        are encoding weights loaded with ``assign=True``, which replaces the parameter of one head.
+        Hooks are not shared.
 
         Raises:
-            InvalidInputError: if the encoding's weights are pruned or parametrised. Remove that
-                first, or do it afterwards. Blocks and scales may be either.
+            InvalidInputError: if the encoding's weights are pruned or parametrised; remove the
+                pruning first, or prune afterwards. Blocks and scales may be pruned or parametrised.
         """
         if not isinstance(self.encoding, nn.Parameter):
             raise InvalidInputError(
                 "the encoding's weights are pruned or parametrised, and cannot be shared with "
-                "another head; remove that first, as by torch.nn.utils.prune.remove"
+                "another head; make them plain first, such as by torch.nn.utils.prune.remove"
             )
         options = {name: getattr(self, name) for name in ("angle_map", *self.settings)}
         head = type(self)(self.circuit, simulator, **options, like=self)
@@ -236,7 +235,7 @@ class QuantumHead(CircuitHead):
         return head
 
     def with_own_weights(self) -> "QuantumHead":
-        """Return a `QuantumHead` of the same values, in which each task stores its block's weights.
+        """Return a `QuantumHead` with the same outputs that stores each task's block weights.
 
         Functions such as `qmtl.merge` do not accept a head that computes its blocks.
 
@@ -251,18 +250,18 @@ class QuantumHead(CircuitHead):
 
     @torch.no_grad()
     def of_part(self, circuit: HeadCircuit, encoding: slice) -> "QuantumHead":
-        """Return a plain head of some of the tasks, with the numbers that they have here.
+        """Return a plain `QuantumHead` of some of the tasks, with their weights of this head.
 
         Args:
             circuit: circuit of these tasks.
-            encoding: indices of the encoding weights that it has.
+            encoding: indices of this circuit's encoding weights among those of the head.
         """
         names = list(circuit.registers)
         options: dict[str, Any] = {"angle_map": self.angle_map, "frozen": self.frozen, "seed": 0}
         head = QuantumHead(circuit, self.simulator, **options).to(self.encoding)
         assert isinstance(head.blocks, TaskRows)
         head.encoding.copy_(self.encoding[encoding])
-        # Compute bit for bit the same as a head that has only these tasks.
+        # `by_name` computes blocks as in a head of only these tasks, bit for bit.
         for rows, given in ((head.blocks, self.blocks), (head.scales, self.scales)):
             values = given.by_name(names).values()
             rows.parameter.copy_(torch.cat([value.reshape(-1) for value in values]))
@@ -271,9 +270,9 @@ class QuantumHead(CircuitHead):
     def to_qnode(self, device: Any = "default.qubit", **options: Any) -> Any:
         """Return a PennyLane QNode ``qnode(angles, weights)``, with the head's weights as default.
 
-        It takes the angles that `angles` computes from features, and returns the measured values
-        without scales; its gradients reach the head's parameters. A head of the shared layout has a
-        circuit per task: give ``tasks=["name"]``. For the arguments see
+        The QNode takes the angles that `angles` computes from features, and returns the measured
+        values without scales. Gradients reach the head's parameters. A head of the shared layout
+        has a circuit per task: give ``tasks=["name"]``. For the arguments see
         `qmtl.pennylane.task_qnode`.
 
         Example:
@@ -293,15 +292,16 @@ class QuantumHead(CircuitHead):
     ) -> Any:
         """Return the circuit as a Qiskit `QuantumCircuit`.
 
-        Wire i is qubit i, feature i the parameter ``x[i]``: ``assign_parameters(angles)`` binds a
-        sample. Each task's wires are measured into a classical register with its name.
+        Wire i is qubit i, and the angle of feature i is the parameter ``x[i]``:
+        ``assign_parameters(angles)`` binds a sample.
 
         Args:
             tasks: tasks whose blocks and measurements are included; None for all. A head of the
-                shared layout has a circuit per task: give one.
-            bound: whether the weights have the head's values; if not, they are parameters. The
-                features (the angles that `angles` computes) are always parameters.
-            measure: whether each task's wires are measured into a classical register of its own.
+                shared layout has a circuit per task: give one task.
+            bound: whether the weights have the head's values instead of being parameters. The
+                angles of the features are always parameters.
+            measure: whether each task's wires are measured into a classical register with the
+                task's name.
 
         Raises:
             InvalidInputError: for an unknown task, or several tasks of the shared layout.
@@ -333,10 +333,10 @@ class QuantumHead(CircuitHead):
         return text
 
     def explain(self, batch_size: int = 32) -> Explanation:
-        """Explain how this head is simulated, and the cost of a training step.
+        """Return the plan of this head's simulation, and the cost of a training step.
 
-        Under noise, noisy light cones are shown beside the ideal ones; with shots, the circuit that
-        is sampled from. Simulators without a plan report the light-cone simulator's.
+        Under noise, the result has noisy and ideal light cones; with shots, it describes the
+        circuit that is sampled from. For other simulators it describes `LightConeSimulator`.
         """
         check_integer("batch_size", batch_size, 1)
         return self.simulator.explain(self.circuit, batch_size, self.encoding.dtype)
@@ -358,12 +358,12 @@ class QuantumHead(CircuitHead):
         return panel(title, drawn, counts, folded("Tasks", tasks))
 
     def extra_repr(self) -> str:
-        """Shown by ``print(head)``."""
+        """Return the text that ``print(head)`` shows."""
         return f"{self.circuit!r}, simulator={self.simulator!r}"
 
 
 def _exporter() -> Any:
-    """Find the exporter to Qiskit by its entry point: heads must not import hardware."""
+    """Return the exporter to Qiskit, by its entry point, since heads must not import hardware."""
     from qmtl.simulators import simulator_for
 
     return simulator_for("aer")

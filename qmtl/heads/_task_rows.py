@@ -1,7 +1,7 @@
 """TaskRows: one parameter for all tasks, with a named slice for each task.
 
-With a parameter per task, torch's bookkeeping would cost time per task in every step. A state still
-has one key per task, so that a head for more tasks can load the state of one for fewer.
+With one parameter per task, torch's overhead in every step would grow with the tasks. A state still
+has one key per task, so that a head for more tasks can load the state of a head for fewer tasks.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -18,16 +18,15 @@ from qmtl.errors import unknown_name
 class TaskRows(nn.Module):
     """A parameter whose first axis is cut into one slice per task.
 
-    Calling it returns the tensor to compute with. This is the parameter itself, except that frozen
-    tasks keep the values they had when they were frozen, without a gradient and whatever an
-    optimiser does.
+    A call returns the tensor to compute with: the parameter, but with the stored values of frozen
+    tasks. Frozen values get no gradient, and no optimiser changes them.
 
     Args:
-        parts: each task's initial values, whose shapes are also used in states.
+        parts: each task's initial values; states keep their shapes.
         flat: whether the parameter is one flat vector; otherwise parts are joined along their first
             axis.
-        kind: name of these values if a task has several, as in the key ``task_cola.weight``; the
-            module must be an attribute of that name.
+        kind: name of these values if a task has several, as in the key ``task_cola.weight``; its
+            parent must have this module as an attribute of that name.
 
     Attributes:
         parameter: the values of all tasks.
@@ -43,7 +42,7 @@ class TaskRows(nn.Module):
     """
 
     frozen_values: Tensor | None
-    """What frozen tasks hold, of the shape of the parameter; None if no task is frozen."""
+    """The frozen tasks' values, in the parameter's shape; None if no task is frozen."""
     frozen_mask: Tensor | None
     """True where a task is frozen; None if no task is."""
 
@@ -84,13 +83,13 @@ class TaskRows(nn.Module):
 
     def forward(self) -> Tensor:
         """Return the tensor to compute with, in the shape of the parameter."""
-        # This check comes first because it is cheaper than access to a buffer.
+        # `frozen` comes first because it is cheaper to read than a buffer.
         if not self.frozen or self.frozen_mask is None or self.frozen_values is None:
             return self.parameter
         return torch.where(self.frozen_mask, self.frozen_values, self.parameter)
 
     def __getitem__(self, name: str) -> Tensor:
-        """Return a view of one task's values; under ``torch.no_grad`` it may be written to."""
+        """Return a view of one task's values, which may be changed under ``torch.no_grad``."""
         if name not in self.slices:
             raise unknown_name("task", name, self.names)
         values = self.frozen_values if name in self.frozen else None
@@ -98,7 +97,7 @@ class TaskRows(nn.Module):
         return values[self.slices[name]].view(self.shapes[name])
 
     def by_name(self, names: Sequence[str] | None = None) -> dict[str, Tensor]:
-        """Return views of the tasks' values, as they are computed with; None for all tasks."""
+        """Return views of the tasks' values in the tensor to compute with; None for all tasks."""
         found = dict(zip(self.names, self.split(self()), strict=True))
         return found if names is None else {name: found[name] for name in names}
 
@@ -112,7 +111,7 @@ class TaskRows(nn.Module):
         if name not in self.slices:
             raise unknown_name("task", name, self.names)
         values, where = self().detach().clone(), self.slices[name]
-        # A pruned or parametrised parameter is computed from other parameters.
+        # torch computes a pruned or parametrised parameter from others: leave it alone.
         if not frozen and isinstance(self.parameter, nn.Parameter):
             with torch.no_grad():
                 self.parameter[where] = values[where]
@@ -131,12 +130,12 @@ class TaskRows(nn.Module):
         return [f"{outer}{task_key(name)}.{self.kind}" for name in self.names]
 
     def extra_repr(self) -> str:
-        """Shown by ``print``."""
+        """Return the text that ``print`` shows."""
         return f"{len(self.names)} tasks, {tuple(self.parameter.shape)}"
 
 
 def escaped(name: str) -> str:
-    """Return a task's name without dots, which torch's keys must not have; names stay distinct.
+    """Return a task's name without dots, which torch forbids in keys; names stay distinct.
 
     Example:
         >>> escaped("y.1"), escaped("y%2E1")
@@ -146,7 +145,7 @@ def escaped(name: str) -> str:
 
 
 def task_key(name: str) -> str:
-    """Return a task's key in a state; its prefix avoids clashes with a module's attributes."""
+    """Return a task's key in a state, with a prefix that avoids clashes with attributes."""
     return f"task_{escaped(name)}"
 
 
@@ -154,7 +153,7 @@ class Loading(NamedTuple):
     """A state that is being loaded into a module.
 
     Attributes:
-        state: dictionary from key to tensor; this module's keys start with the prefix.
+        state: dictionary from key to tensor; the module's keys start with the prefix.
         prefix: prefix of the module.
         missing: list that collects keys that are not in the state.
         errors: list that collects mismatches, in torch's words.
@@ -172,7 +171,7 @@ class Loading(NamedTuple):
         module.register_load_state_dict_pre_hook(partial(_load, change))
 
     def take(self, key: str, current: Tensor) -> Tensor:
-        """Take a tensor out of the state, or `current` if it is missing or has another shape."""
+        """Remove and return a tensor of the state; `current` if it is missing or does not fit."""
         given = self.state.pop(key, None)
         if given is None:
             self.missing.append(key)
@@ -194,9 +193,9 @@ def _load(change: Callable[[Any, Loading], None], module: nn.Module, *given: Any
 
 
 def join_rows(rows: TaskRows, loading: Loading) -> None:
-    """In a state, replace a module's parts by its joined parameter, before torch loads it."""
+    """Join the tasks' values in a state to the module's parameter, before torch loads the state."""
     key = f"{loading.prefix}parameter"
-    # A pruned or parametrised parameter is computed from others, and torch loads these.
+    # torch computes a pruned or parametrised parameter from others, and loads those.
     if key in loading.state or not isinstance(rows.parameter, nn.Parameter):
         return
     keys, current = rows.keys(loading.prefix), rows.split(rows().detach())
@@ -218,6 +217,6 @@ def _split(rows: TaskRows, state: dict[str, Any], prefix: str, _: object) -> Non
 
 
 def _hold(rows: TaskRows, _: object) -> None:
-    """Let frozen tasks keep the values that were loaded."""
+    """Freeze the frozen tasks at the loaded values."""
     if rows.frozen_values is not None:
         rows.frozen_values = rows.parameter.detach().clone()

@@ -1,4 +1,4 @@
-"""Ways to evaluate a head circuit, which all share one interface (`Simulator`)."""
+"""Simulators: ways to evaluate a head circuit, all with the interface `Simulator`."""
 
 from collections.abc import Mapping
 from importlib.metadata import entry_points
@@ -36,7 +36,7 @@ __all__ = [
     "shifted_values", "simulator_for", "simulator_from_dict", "to_logits", "weights_by_name",
 ]  # fmt: skip
 
-# Group of entry points by which other packages offer simulators. The name of an entry point is a
+# Other packages offer simulators as entry points of this group. The name of an entry point is a
 # simulator's name, a prefix that ends in "_", or "*" for PennyLane's devices.
 PLUGINS = "qmtl.simulators"
 
@@ -44,9 +44,9 @@ PLUGINS = "qmtl.simulators"
 def simulator_for(name: "str | Simulator") -> Simulator:
     """Return a simulator by name: ``"lightcone"``, a backend, or any PennyLane device.
 
-    Backends (``"aer"``, ``"fake_fez"``, ``"ibm_fez"``) come from installed packages, which offer
-    them as entry points ``qmtl.simulators``: a name, or a prefix that ends in ``_``, and a function
-    that makes the `Simulator`. qmtl's own backends are `HardwareSimulator`.
+    Installed packages offer backends (``"aer"``, ``"fake_fez"``, ``"ibm_fez"``) as entry points of
+    the group ``qmtl.simulators``. Such an entry point has a name, or a prefix that ends in ``_``,
+    and a function that makes the `Simulator`. qmtl's own backends are `HardwareSimulator`.
 
     Example:
         >>> simulator_for("lightcone")
@@ -79,7 +79,7 @@ def simulator_from_dict(description: Mapping[str, Any]) -> Simulator:
         return NoisySimulator(DeviceNoise.from_dict(settings["noise"]), settings["max_memory"])
     if kind == "shots":
         base = simulator_from_dict(settings["base"])
-        # Models saved before this option existed have no entry for it.
+        # Older models were saved without this option.
         gradient = settings.get("gradient", "exact")
         return ShotSimulator(base, settings["shots"], settings["seed"], gradient)
     if kind != "pennylane":
@@ -92,7 +92,7 @@ def simulator_from_dict(description: Mapping[str, Any]) -> Simulator:
 
 
 def _on_pennylane() -> Any:
-    """Load the simulator of PennyLane's devices only now: importing PennyLane takes seconds."""
+    """Return the class for PennyLane's devices, imported late because that takes seconds."""
     for point in entry_points(group=PLUGINS, name="*"):
         return point.load()
     raise InvalidInputError(

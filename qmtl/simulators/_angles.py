@@ -18,8 +18,8 @@ from qmtl.circuit import Angle
 
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
-# A slot is the index of a rotation. Slots with angles that depend on the sample come first, then
-# all others.
+# A slot is the index of a rotation. The first tuple holds the slots whose angles depend on the
+# sample, the second tuple all others.
 Slots = tuple[tuple[int, ...], tuple[int, ...]]
 
 
@@ -27,8 +27,7 @@ class Columns(NamedTuple):
     """The features, weights and constants of some angles.
 
     Attributes:
-        features: indices of the features that are multiplied, shape (..., angles, factors); -1 for
-            no feature.
+        features: indices of the features to multiply, shape (..., angles, factors); -1 for none.
         weights: indices in the flat vector of weights, shape (..., angles); -1 for no weight.
         constants: constant factors, shape (..., angles).
     """
@@ -58,7 +57,7 @@ class Columns(NamedTuple):
 
 
 def angle_columns(angles: Sequence[Angle], owners: Mapping[str, slice] | None = None) -> Columns:
-    """Return the columns of some angles; `owners` says where each owner's weights start, if given.
+    """Return the columns of some angles; `owners`, if given, holds each owner's slice of weights.
 
     Example:
         >>> features, weights, constants = angle_columns([Angle((3,)), Angle(weight=2)])
@@ -77,11 +76,11 @@ def angle_columns(angles: Sequence[Angle], owners: Mapping[str, slice] | None = 
 
 @dataclass
 class AngleRows:
-    """The angles of several equal cones or blocks, each of which is called a place.
+    """The angles of several equal cones or blocks, called places.
 
     Attributes:
         columns: the columns of the angles; the first axis is the place.
-        rows: rows of the table, shape (places, rotations); set when the table is finished.
+        rows: rows of the table, shape (places, rotations); `TableBuilder.finish` sets them.
     """
 
     columns: Columns
@@ -132,7 +131,7 @@ def _unified(added: Sequence[AngleRows], sampled: bool) -> tuple[IntArray, Colum
         key[:, -1] = constants[:, own].ravel().view(np.int64)
         keys.append(key)
     key = np.concatenate(keys)
-    # Most angles are a single feature or weight, which need no search over whole rows.
+    # Most angles are a single feature or weight: these need no slow search over whole rows.
     plain = key[:, -1] == np.float64(1).view(np.int64)
     if sampled:
         plain &= (key[:, 1:-2] < 0).all(axis=1) & (key[:, -2] < 0)
@@ -158,9 +157,9 @@ class AngleTable:
     """The distinct angles of some rotations.
 
     Attributes:
-        features: features that are an angle on their own: the first rows of the sampled angles.
+        features: features of the angles that are a single feature: the first sampled angles.
         sampled_products: the columns of the other sampled angles.
-        weights: weights that are an angle on their own: the first rows of the fixed angles.
+        weights: weights of the angles that are a single weight: the first fixed angles.
         fixed_products: the columns of the other fixed angles.
     """
 

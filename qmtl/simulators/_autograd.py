@@ -1,9 +1,9 @@
 """A plan's engines as one differentiable function of features, weights and scales.
 
-Compiled engines run as one node of autograd's graph, which covers the angle map, the simulation and
-the scales. Inside the node numpy computes, because for small arrays its calls cost a fraction of
-torch's. In all other cases (other devices, ``torch.func``, forward mode, second derivatives) the
-engines' torch operations run, which are slower but always right.
+Compiled engines run as one node of autograd's graph: the angle map, the simulation and the scales.
+The node computes in numpy, whose calls on small arrays cost a fraction of torch's. In all other
+cases (other devices, ``torch.func``, forward mode, second derivatives) the slower torch operations
+of the engines run.
 """
 
 import math
@@ -32,7 +32,7 @@ from qmtl.simulators._contract import (
 from qmtl.simulators._engine import Array, Engine, Inputs
 from qmtl.simulators._plan import Plan
 
-# Up to this many amplitudes, a state per task costs little where there is no gradient.
+# Without gradients, a separate state per task costs little up to this many amplitudes.
 SMALL = 2**10
 
 
@@ -41,7 +41,7 @@ class Program:
 
     Args:
         plan: the plan.
-        engines: engines of the plan's groups; last, if there is a chain, that of the chain.
+        engines: engines of the plan's groups, then the chain's engine if there is a chain.
     """
 
     def __init__(self, plan: Plan, engines: Sequence[Engine]) -> None:
@@ -72,12 +72,12 @@ class Program:
 
 
 class State(NamedTuple):
-    """What a forward pass keeps for the backward pass.
+    """Results of a forward pass that the backward pass needs.
 
     Attributes:
         given: features, and weights in one flat vector.
         inputs: the engines' angles.
-        kept: what each engine keeps; None if the batch ran in chunks, which are then run again.
+        kept: each engine's stored results; None if the batch ran in chunks, which run again.
         columns: the tanh of the angle map at the features, shape (n_features, batch).
         values: the outputs, shape (batch, n_outputs).
     """
@@ -98,9 +98,9 @@ class Step:
         angle_map: map from features to angles; None if features already are angles.
         layout: layout of the outputs, to multiply them by scales; None for no scales.
         chunk: number of samples to run at a time, so that a step fits into memory.
-        apart: (if several tasks share a state) makes a step with one state per task, which keeps
-            tasks strictly separate. It runs for non-finite numbers, and without gradients if it is
-            small.
+        apart: (if several tasks share a state) makes a step with one state per task. That step
+            keeps tasks strictly separate. It runs if numbers are not finite, and, if it is small,
+            whenever no gradient is needed.
     """
 
     def __init__(
@@ -118,9 +118,8 @@ class Step:
         table, self.n_weights = program.table, circuit.n_circuit_weights
         self.is_plain = table.is_plain
         self.weights = _places(table.weights, self.n_weights)
-        # Indices of the features to load; None for all, which tables with products need. (Their
-        # number is that of the input: `circuit` may only describe the registers of a native
-        # circuit.)
+        # Indices of the features to load. Tables with products need all features (None), and take
+        # their number from the input: `circuit` may only describe a native circuit's registers.
         self.features = table.features if self.is_plain else None
         # Numbers of scales, encoding weights and block weights.
         n_encoding = circuit.n_encoding_weights
@@ -145,7 +144,7 @@ class Step:
         """
         given = (features, *weights) if scales is None else (features, scales, *weights)
         if _runs_kernels(features) and all(map(_is_plain, given)):
-            # A task's predictions must not depend on the blocks of others, not even by rounding.
+            # Rounding must not make a task's predictions depend on other tasks' blocks.
             if self.apart is not None and (
                 (self.is_small and not torch.is_grad_enabled())
                 or not all(bool(w.isfinite().all()) for w in weights)
@@ -172,7 +171,7 @@ class Step:
 
     @cached_property
     def _kernels(self) -> Any:
-        # Importing numba takes a while, and torch operations need none.
+        # Importing numba takes a while, and torch operations do not need it.
         from qmtl.simulators import _kernels
 
         return _kernels
@@ -181,7 +180,7 @@ class Step:
         return np.arange(features.shape[1]) if self.features is None else self.features
 
     def state(self, features: Array, weights: Array) -> State:
-        """Compute outputs from features and flat weights; keep all that a backward pass needs."""
+        """Compute outputs from features and flat weights, and store what a backward pass needs."""
         places = self._places(features)
         columns = np.empty((len(places), len(features)), features.dtype)
         if any(engine.has_kernels for engine in self.program.engines):
@@ -238,7 +237,7 @@ class Step:
             state: state that the forward pass returned.
         """
         step, by_scales = self, []
-        # Kernels are compiled for one order in memory.
+        # The kernels only take C-ordered arrays.
         gradient = np.ascontiguousarray(gradient)
         if scales is not None:
             terms, given = np.zeros(gradient.shape[1], gradient.dtype), gradient
@@ -279,7 +278,7 @@ class Step:
             by_weight = _placed(by_weight, self.weights, self.n_weights)
         else:
             by_angle, by_weight = self._through_table(by_angle, by_weight, state)
-        # The gradient has the features' memory order; otherwise torch would copy it.
+        # With another memory order than the features', torch would copy the gradient.
         by_feature = np.zeros(state.given[0].shape, gradient.dtype)
         slope, places = self.scale * self.factor, self._places(by_feature)
         self._kernels.unload(by_feature, by_angle, state.columns, places, slope, self.is_curved)
@@ -303,7 +302,7 @@ class Step:
 
 
 def _places(index: NDArray[np.int64], size: int) -> Array | None:
-    """Return the index, or None if it lists all `size` numbers in order."""
+    """Return the index, or None if the index lists all `size` numbers in order."""
     return None if len(index) == size and (index == np.arange(size)).all() else index
 
 
@@ -358,10 +357,10 @@ class _Node(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, step: Step, scaled: bool, *given: Tensor) -> Tensor:
         features, *parts = map(_numbers, given)
-        # A copy: parameters may have changed before the backward pass.
+        # Copy the parameters, which may change before the backward pass.
         numbers, n = np.concatenate(parts), len(parts[0]) if scaled else 0
         scales = numbers[:n] if scaled else None
-        # Numbers that are not finite give results that are not, without a warning.
+        # Non-finite inputs give non-finite results; numpy need not warn of them.
         with np.errstate(all="ignore"):
             state = step.state(features, numbers[n:])
             values = state.values
@@ -379,7 +378,7 @@ class _Node(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         step, scaled = ctx.step, ctx.scales is not None
         try:
-            # Here torch checks whether the saved tensors have changed.
+            # This access makes torch check whether the saved tensors have changed.
             given = ctx.saved_tensors
         except RuntimeError as error:
             if not _runs_again(ctx, gradient, error):
@@ -401,9 +400,9 @@ class _Node(torch.autograd.Function):
 def _runs_again(ctx: Any, gradient: Tensor, error: RuntimeError) -> bool:
     """Return whether a node may run again after its graph was freed.
 
-    TorchJD's ``mtl_backward`` differentiates each task's loss separately and frees the graph of
-    each; it does not know that the tasks share this node. The node keeps all values that its
-    backward pass needs; they are valid as long as weights and scales have not changed.
+    TorchJD's ``mtl_backward`` differentiates each task's loss separately and frees each graph,
+    although the tasks share this node. The node keeps all values that its backward pass needs. They
+    are valid as long as weights and scales have not changed.
     """
     if "second time" not in str(error) or torch.is_grad_enabled():
         return False
@@ -425,8 +424,8 @@ def _derivatives(
 ) -> tuple[Tensor, ...]:
     """Compute gradients by torch operations, so that they can be differentiated again."""
     with torch.enable_grad(), _full_precision(given[0]):
-        # Use views: if one input was computed from another, that dependence is the caller's
-        # concern.
+        # Gradients by views do not count an input's path through another input that was computed
+        # from it: the caller's graph has that path.
         inputs = [a.view_as(a) if a.requires_grad else a.detach().requires_grad_() for a in given]
         found = step.by_torch(inputs[0], *(inputs[1:] if scaled else (None, *inputs[1:])))
         if not found.requires_grad:

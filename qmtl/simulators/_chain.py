@@ -1,14 +1,14 @@
 """Chains: exact outputs if two-wire gates join neighbours only, at a cost linear in the wires.
 
-The light cones of a ``cnot_line`` or ``cnot_ring`` encoding are the whole chain, but every layer
+Each light cone of a ``cnot_line`` or ``cnot_ring`` encoding is the whole chain. But every layer
 adds only one bond of dimension 2 between neighbours: the encoded state is a matrix product state
 with one site per wire. The reduced density matrix of some wires consists of their sites between a
 left and a right environment. Products of transfer matrices over a balanced tree give the
 environments of all wires at once. Operators are expanded in Pauli matrices, so that all numbers are
 real.
 
-Entries of a transfer matrix are overlaps of states of norm at most one. So nothing overflows or
-needs to be normalised, however long the chain is.
+Entries of a transfer matrix are overlaps of states of norm at most one. So chains of any length
+need no normalisation and do not overflow.
 
 References:
     Schollwöck, The density-matrix renormalization group in the age of matrix product states,
@@ -38,21 +38,21 @@ from qmtl.simulators._transfer import applied, half_of_gate
 CHUNK_BYTES = 2**29
 # Most bonds of an edge: four make environments of 256 x 256 numbers per wire and sample.
 MAX_BONDS = 4
-# Most wires in one joint density matrix: 4^8 numbers per register and sample.
+# Most wires of one density matrix: 4^8 numbers per register and sample.
 MAX_BLOCK_WIRES = 8
 # Only cones of at least this many wires are compared with a chain.
 LONG_CHAIN = 9
-# A CNOT or CZ is a projector on its first wire and a Pauli on its second, joined by a bond.
+# A CNOT or CZ is a projector on its first wire and a Pauli on its second; a bond joins them.
 HALVES = {"CNOT": ("control", "X"), "CZ": ("control", "Z")}
 
 IntArray = NDArray[np.int64]
 
 
 class _Part(NamedTuple):
-    """Outputs of a task that one joint density matrix of some register positions gives.
+    """Outputs of a task that follow from one density matrix of some register positions.
 
-    Gates of the block act on positions within `wires`. The readout holds the observables'
-    coefficients over Pauli strings, shape (n_outputs, 4, …, 4).
+    Gates of the block act on indices into `wires`. The readout holds the observables' coefficients
+    over Pauli strings, shape (n_outputs, 4, …, 4).
     """
 
     outputs: tuple[int, ...]
@@ -61,12 +61,12 @@ class _Part(NamedTuple):
     readout: NDArray[np.float64]
 
 
-# Tasks with equal blocks and readouts, and the parts of their outputs (none if one is too wide).
+# Tasks with equal blocks and readouts, and the parts of their outputs (empty if one is too wide).
 _Read = list[tuple[list[str], list[_Part]]]
 
 
 def chained_tasks(circuit: HeadCircuit, tasks: Sequence[str]) -> tuple[str, ...]:
-    """Return the tasks to run as a chain: those for which it takes fewer operations than cones.
+    """Return the tasks for which a chain takes fewer operations than cones.
 
     Example:
         >>> from qmtl import AngleEncoding, Task
@@ -75,8 +75,8 @@ def chained_tasks(circuit: HeadCircuit, tasks: Sequence[str]) -> tuple[str, ...]
         >>> len(chained_tasks(ring, ["t0", "t5"])), chained_tasks(HeadCircuit(tasks), ["t0"])
         (2, ())
     """
-    # Cones along a chain grow with the number of wires. A few are enough to decide; finding all
-    # would take long.
+    # Finding all cones would take long, because cones along a chain are long; a few suffice to
+    # decide.
     some = {*tasks[:1], *tasks[len(tasks) // 2 :][:1], *tasks[-1:]}
     cones = [circuit.light_cone(task) for task in some]
     if max((len(cone.wires) for cone in cones), default=0) < LONG_CHAIN:
@@ -96,9 +96,8 @@ def chained_tasks(circuit: HeadCircuit, tasks: Sequence[str]) -> tuple[str, ...]
 class ChainEngine(Engine):
     """Computes the outputs of several tasks together along a chain.
 
-    The encoding must have one-wire gates, CNOT and CZ only, with two-wire gates between neighbours
-    on a line or ring and at most four on each pair. No output may depend on more than eight wires
-    through its block.
+    The encoding may have only one-wire gates, and CNOT and CZ between neighbours on a line or ring,
+    at most four on each pair. No output may depend on more than eight wires through its block.
 
     Args:
         circuit: a circuit in the partitioned layout.
@@ -133,12 +132,12 @@ class ChainEngine(Engine):
         self.name = f"matrix products with bonds of {2 ** (max(bonds) + bonds[-1])}"  # type: ignore[misc]
         self._closing = 4 ** max(bonds) if bonds[-1] else 1
         numbers, self._products = _cost(bonds, read)
-        # The observables take this much memory for any number of samples.
+        # The observables' memory does not depend on the number of samples.
         self._constant = 3 * sum(part.readout.size for _, parts in read for part in parts)
         self._sites, most = _sites(circuit, bonds, builder)
         self._early = 4**most
         self._width = 4 ** (max(bonds) - most)
-        # Each part with its tasks' first wires and its block's angles, one row per task.
+        # Each part, with one row per task: the register's first wire, and the block's angles.
         self._read: list[tuple[_Part, IntArray, AngleRows]] = []
         column = dict(zip(tasks, output_columns(circuit, tasks).tolist(), strict=False))
         columns = [np.zeros(0, np.int64)]
@@ -184,9 +183,9 @@ class ChainEngine(Engine):
 
 
 def _bonds(circuit: HeadCircuit) -> list[int] | None:
-    """Count the two-wire gates on each edge; the edge that closes the ring comes last.
+    """Count the two-wire gates on each edge; return None if the encoding is not a chain.
 
-    None if the encoding is not a chain.
+    The edge that closes the ring comes last.
     """
     if circuit.layout != "partitioned" and len(circuit.tasks) > 1:
         return None
@@ -204,21 +203,20 @@ def _bonds(circuit: HeadCircuit) -> list[int] | None:
 
 
 def _edge(gate: Gate, n_wires: int) -> int | None:
-    """Return the edge's first wire; None if the wires are not neighbours."""
+    """Return the first wire of the gate's edge; None if the wires are not neighbours."""
     low, high = sorted(gate.wires)
     if high == low + 1:
         return low
     return high if (low, high) == (0, n_wires - 1) else None
 
 
-# Half of a two-wire gate, with the side of its bond; or a one-wire gate, with the type of its
-# angle: "none", "fixed" or "sampled".
+# Half of a two-wire gate, as (side of its bond, half); or a one-wire gate, as (type of its angle,
+# name), where the type is "none", "fixed" or "sampled".
 _Step = tuple[str, str]
 
 
 # Wires with equal gates: the wires, the early gates, the late gates, and the angles of the early
-# gates (one row per wire). Late gates are the halves of two-wire gates at the end, which depend on
-# no angle.
+# gates (one row per wire). Late gates are the two-wire gates after the last one-wire gate.
 _Sites = tuple[IntArray, list[_Step], list[_Step], AngleRows]
 
 
@@ -243,7 +241,7 @@ def _sites(
             kind = "sampled" if gate.angle.features else "fixed"
             rotations[gate.wires[0]].append(place)
         steps[gate.wires[0]].append(((kind, gate.name), False))
-    # Early and late bonds are padded separately, so that padding does not make edges wider.
+    # Early and late bonds are padded separately, unless that would make edges wider.
     early, late = int(counts[0].max()), int(counts[1].max())
     splits = early + late <= max(bonds)
     alike: dict[tuple[tuple[_Step, bool], ...], list[int]] = {}
@@ -270,8 +268,8 @@ def _read(circuit: HeadCircuit, tasks: Sequence[str]) -> _Read:
 def _parts(circuit: HeadCircuit, task: str) -> list[_Part]:
     """Return a task's outputs as one part, or as several if that takes fewer Pauli strings.
 
-    Fourteen labels on fourteen wires become fourteen density matrices of a few wires each. The list
-    is empty if a part is too wide.
+    For example, fourteen labels on fourteen wires become fourteen density matrices of a few wires.
+    The list is empty if a part is too wide.
     """
     register, block = circuit.register(task), circuit.block_gates(task)
     size, first, n_outputs = len(register.wires), register.wires[0], register.readout.n_outputs
@@ -308,7 +306,7 @@ def _cost(bonds: Sequence[int], read: _Read) -> tuple[int, int]:
     width = 4 ** max(bonds)
     rows = width if bonds[-1] else 1
     square = width**2
-    # Sites, then their products over a tree, then the environments to the left and right of each.
+    # The sites, their products over a tree, and the left and right environments of each site.
     numbers = len(bonds) * (10 * square + 4 * rows * width)
     products = len(bonds) * (4 * square + width * square + 2 * rows * square)
     for names, parts in read:
@@ -331,14 +329,14 @@ def _chosen(values: Tensor, places: IntArray) -> Tensor:
 def _run(values: Tensor, steps: Sequence[_Step], angles: Sequence[Tensor], width: int) -> Tensor:
     """Apply a wire's gates to Pauli matrices: (4, wires, n) to (wires, n, left, 4, right).
 
-    Bonds are flattened with the last gate's bond first. An edge with fewer bonds than others uses
-    the first indices, and the other entries are zero.
+    Bonds are flattened with the last gate's bond first. An edge with fewer bonds than others is
+    padded with zeros at the end.
     """
     sides: list[str] = []
     rest, shape = iter(angles), values.shape[1:]
     for kind, name in steps:
         if kind in ("left", "right"):
-            # The bond's axis goes behind the Paulis, so that no data has to be moved.
+            # With the bond's axis behind the Paulis, no data has to be moved.
             half = torch.from_numpy(half_of_gate(name)).to(values)
             values = (half.flatten(0, 1) @ values.flatten(1)).reshape(4, 4, *values.shape[1:])
             sides.insert(0, kind)
@@ -376,15 +374,14 @@ def _environments(transfers: Tensor, closing: int) -> tuple[Tensor, Tensor]:
 def _density(
     left: Tensor, right: Tensor, early: Tensor, late: Tensor, first: IntArray, wires: Sequence[int]
 ) -> Tensor:
-    """Return reduced density matrices of `wires` after each `first`, (tasks, samples, strings)."""
+    """Return density matrices of `wires`, counted from each `first`: (tasks, samples, strings)."""
 
     def site(wire: int) -> tuple[Tensor, Tensor]:
         seen = late if wire in wires else late[:, :, :, :1]
         return _chosen(early, first + wire), _chosen(seen, first + wire)
 
-    # Contract from both ends to the middle. Indices: n, b are places and samples, r the closing
-    # bond, s strings, l, m early bonds, t, v late bonds, p, u the Paulis before and after the late
-    # gates.
+    # Contract from both ends to the middle. Indices: n: places; b: samples; r: closing bond;
+    # s: strings; l, m: early bonds; t, v: late bonds; p, u: Paulis before and after the late gates.
     bonds = late.shape[2], early.shape[2]
     start = _chosen(left, first + wires[0])[..., None, :]
     end = _chosen(right, first + wires[-1])[..., None, :]

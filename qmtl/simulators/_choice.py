@@ -1,4 +1,4 @@
-"""Which engine runs a group of equal cones, and whether cones should run as one."""
+"""Choose the engine of a group of equal cones, and whether the cones of all tasks run as one."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ from qmtl.simulators._plan import Group, Plan, build_plan
 from qmtl.simulators._torch import TorchEngine
 
 # A Pauli operation takes twice as long as a state-vector operation, which runs in longer loops.
-# Small programs of both kinds are equally fast, and then the Pauli kernel is chosen, because it
+# Small programs of both kinds are equally fast; for these, the Pauli kernel is chosen because it
 # compiles faster.
 PAULI_ADVANTAGE = 0.5
 FEW_OPERATIONS = 2_000
@@ -25,8 +25,8 @@ LARGEST_STATE = 2**26
 def choose_plan(circuit: HeadCircuit, tasks: Sequence[str], plan: Plan) -> Plan:
     """Choose a cone for each task, or one cone for all if that makes a step cheaper.
 
-    One cone for all is only possible if all tasks depend on the same parameters of the encoding. A
-    gradient with respect to a parameter that a task does not depend on must be exactly zero.
+    One cone for all is only possible if all tasks depend on the same parameters of the encoding:
+    otherwise rounding would give a task gradients that must be exactly zero.
 
     Example:
         >>> from qmtl import AngleEncoding, HeadCircuit, Task
@@ -55,7 +55,7 @@ def _may_join(circuit: HeadCircuit, plan: Plan) -> bool:
         return False
     registers = [circuit.register(task) for task in names]
     owned = [wire for register in registers for wire in register.wires]
-    # Blocks on the same wires are alternatives; on one state they would run one after another.
+    # Blocks on the same wires are alternatives: they must not run one after another on one state.
     if len(set(owned)) < len(owned) and any(map(circuit.block_gates, names)):
         return False
     n_read = sum(len(r.readout.read_wires(len(r.wires))) for r in registers)
@@ -85,7 +85,8 @@ def engine_of(group: Group, *, compiled: bool) -> Engine:
     if not compiled:
         return TorchEngine(group)
     structure = group.structure
-    # Logits are logarithms of probabilities; only squares of amplitudes give small ones precisely.
+    # Logits are logarithms of probabilities. Only squares of amplitudes give precise small
+    # probabilities, so Pauli strings are used for Z-strings only.
     are_strings = all(min(row) < 0 for row in structure.readout)
     are_strings = are_strings and len(structure.readout[0]) <= LARGEST_READOUT
     amplitudes = (6 * structure.steps + 4) << structure.n_wires

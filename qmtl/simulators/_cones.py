@@ -1,11 +1,11 @@
 """Cones: the gates that outputs depend on, on local wires, as layers and a readout.
 
-Outputs that are Z-strings may run separately, each on its own cone, or together on the task's cone,
-whichever has fewer amplitudes: fourteen labels on fourteen wires are fourteen small cones instead
-of one of eighteen wires.
+Outputs that are Z-strings run separately, each on its own cone, or together on the task's cone,
+whichever has fewer amplitudes. For example, fourteen labels on fourteen wires are fourteen small
+cones instead of one of eighteen wires.
 
-Most circuits look the same around most tasks. So a cone is found once, and every other task with
-the same gates around it gets the same cone, shifted along the wires.
+Most circuits look the same around most tasks. So one walk finds the cone of a task, and all other
+tasks with the same surrounding gates get the same cone, shifted along the wires.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -30,7 +30,7 @@ from qmtl.errors import CircuitTooLargeError
 from qmtl.simulators._angles import Columns, angle_columns
 from qmtl.simulators._memory import cause_of_size
 
-# No machine has the memory for a larger cone, whose plan would take minutes to build.
+# No machine has the memory for a larger cone, and its plan would take minutes to build.
 MAX_CONE_WIRES = 64
 
 IntArray = NDArray[np.int64]
@@ -39,7 +39,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Op:
-    """A gate or channel on local wires; `slot` is its number among rotations or channels."""
+    """A gate or channel on local wires; `slot` numbers the rotations, or the channels."""
 
     name: str
     wires: tuple[int, ...]
@@ -48,7 +48,7 @@ class Op:
 
 @dataclass(frozen=True)
 class Layer:
-    """Gates that run together: diagonal ones as one phase vector, or one-wire ones by wire."""
+    """Gates that run together: diagonal gates as one phase vector, one-wire gates wire by wire."""
 
     diagonal: bool
     ops: tuple[Op, ...]
@@ -59,8 +59,8 @@ class Cone:
     """Outputs that are read together, with the gates that they depend on.
 
     Attributes:
-        outputs: indices of the task's outputs; if several tasks share a state, consecutive indices
-            over them.
+        outputs: indices of the task's outputs; if several tasks share a state, their outputs are
+            numbered one task after another.
         wires: the circuit's wires in local order: the wires that are read, the block's other wires,
             the rest.
         n_inner: number of local wires, from the first, that the block acts on or the readout reads.
@@ -70,7 +70,7 @@ class Cone:
             encoding.
         block_angles: for each slot of the block, its angle.
         readout: outputs as rows over the basis states of the wires that are read.
-        sizes: size of the cone after each gate that widens it, going back from the readout.
+        sizes: size of the cone after each gate that widens it, backwards from the readout.
     """
 
     outputs: tuple[int, ...]
@@ -147,7 +147,6 @@ def _parts(circuit: HeadCircuit, task: str) -> list[_Part]:
 
 
 def _together(circuit: HeadCircuit, task: str) -> _Part:
-    """Return all outputs of a task as one part."""
     register = circuit.register(task)
     readout = register.readout
     return _part(circuit, task, range(readout.n_outputs), readout.read_wires(len(register.wires)))
@@ -200,9 +199,9 @@ def _cone(
 
 
 def joint_cone(circuit: HeadCircuit, tasks: Sequence[str]) -> Cone:
-    """Join the cones of all tasks, for tasks that depend on nearly the same wires.
+    """Join the cones of tasks that depend on nearly the same wires.
 
-    The blocks act on disjoint wires, so that one after another they form one block.
+    The blocks act on disjoint wires, so their sequence is one block.
     """
     parts = [_together(circuit, task) for task in tasks]
     blocks = [gate for task in tasks for gate in circuit.block_gates(task)]
@@ -214,8 +213,7 @@ def joint_cone(circuit: HeadCircuit, tasks: Sequence[str]) -> Cone:
 def _local_order(n_wires: int, cone: LightCone, read: list[int], inner: set[int]) -> list[int]:
     """Order the wires: those that are read, the block's others, the rest along the ring.
 
-    Positions on the ring are counted from the first wire read, so that equal cones look equal
-    everywhere.
+    Positions on the ring start at the first wire that is read. So equal cones get equal orders.
     """
 
     def offset(wire: int) -> int:
@@ -247,8 +245,8 @@ def _sorted_into_layers(
 ) -> tuple[tuple[Layer, ...], list[int]]:
     """Sort gates into layers: one-wire gates at even levels, diagonal gates at odd levels.
 
-    A CNOT is a CZ between two Hadamards, so that a layer of diagonal gates becomes one vector of
-    phases. Also returns the index of the gate of each slot.
+    A CNOT becomes a CZ between two Hadamards. So each layer of diagonal gates is one vector of
+    phases. The second result is the index of the gate of each slot.
     """
     level = dict.fromkeys(local, 0)
     levels: dict[int, list[tuple[int, Gate]]] = {}
@@ -262,7 +260,7 @@ def _sorted_into_layers(
     slots: list[int] = []
     for place in sorted(levels):
         ops = []
-        # Gates of a layer on different wires commute; a fixed order makes equal cones compare
+        # Gates of a layer on different wires commute, and a fixed order lets equal cones compare
         # equal.
         for number, gate in sorted(levels[place], key=lambda item: _sort_key(item[1], local)):
             wires = tuple(local[w] for w in gate.wires)
@@ -293,12 +291,11 @@ class WireTable(NamedTuple):
     """An encoding's gates along each wire.
 
     Attributes:
-        at: indices of the gates on each wire, in order, shape (wires, most gates); -1 after the
-            last.
+        at: indices of the gates on each wire, in order, shape (wires, most gates); padded with -1.
         wire: first wire of each gate.
         rank: index of the gate among the gates of this wire.
-        kind: one number per wire; two wires have the same number if they have the same gates, with
-            neighbours at the same distances.
+        kind: one number per wire, equal for wires with the same gates and neighbours at the same
+            distances.
         angles: columns of the gates' angles.
     """
 
@@ -324,10 +321,10 @@ class WireTable(NamedTuple):
         """Find walks that are equal up to a shift along the wires.
 
         A backward walk depends only on the gates of the wires that it meets. So two walks are equal
-        if these wires have the same gates, seen from where each walk starts.
+        if these wires, counted from each walk's start, have the same gates.
 
         Args:
-            keys: for each walk, what else must be equal.
+            keys: a key for each walk; equal walks must also have equal keys.
             starts: for each walk, the wire where it starts.
             walk: computes the result of one walk, and the wires that it meets.
 
@@ -389,7 +386,7 @@ def gate_table(
 
 
 class Moved(NamedTuple):
-    """Tasks that have the same cones as the first of them, shifted along the wires.
+    """Tasks with the same cones, up to a shift along the wires.
 
     Attributes:
         cones: cones of the first task.

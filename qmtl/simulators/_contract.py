@@ -1,4 +1,4 @@
-"""The interface of simulators: what a head calls, and what all simulators share."""
+"""The interface of simulators: the methods that a head calls, and functions of all simulators."""
 
 import math
 from abc import ABC, abstractmethod
@@ -50,12 +50,12 @@ ANGLE_MAPS = {
     "narrow": AngleMap(math.pi / 4, 4),
     "identity": AngleMap(1.0, 0),
 }
-"""Maps from features to angles. "tanh" keeps angles within a period, "narrow" within one slope of
-the sine even when a feature is loaded twice, "identity" takes features as angles."""
+"""Maps from features to angles. "tanh" keeps angles within a period. "narrow" keeps them within one
+slope of the sine even if a feature is loaded twice. "identity" takes features as angles."""
 
 
 class Dependencies(NamedTuple):
-    """Pairs of a task and a feature or weight that its outputs depend on, as int64 indices.
+    """The features and encoding weights that each task depends on, as pairs of int64 indices.
 
     Attributes:
         features: ``(task, feature)``: two index arrays of the same length.
@@ -87,8 +87,8 @@ class OutputLayout(NamedTuple):
 class Simulator(ABC):
     """A way to evaluate head circuits.
 
-    Implementations are differentiable by torch with respect to angles and weights, compute in the
-    angles' precision, accept any batch size, and are deterministic unless they sample shots.
+    Implementations are differentiable by torch with respect to angles and weights. They compute in
+    the angles' precision, accept any batch size, and are deterministic unless they sample shots.
 
     Attributes:
         follows_shift_rule: whether each output is A + B cos θ + C sin θ in the angle θ of each
@@ -200,13 +200,13 @@ class Simulator(ABC):
         return found[0], found[1]
 
     def dependencies(self, circuit: HeadCircuit) -> Dependencies | None:
-        """Return which features and encoding weights each task depends on; None if unknown."""
+        """Return the features and encoding weights that each task depends on; None if unknown."""
         return None
 
     def explain(
         self, circuit: HeadCircuit, batch_size: int, dtype: torch.dtype = torch.float32
     ) -> "Explanation":
-        """Return the cost of a training step; without a plan of its own, that of light cones."""
+        """Return the cost of a training step; here, the cost on `LightConeSimulator`."""
         from qmtl.simulators._lightcone import LightConeSimulator
 
         return LightConeSimulator().explain(circuit, batch_size, dtype)
@@ -224,7 +224,7 @@ class Simulator(ABC):
 
 
 def to_logits(values: Tensor, factors: Tensor, is_probability: NDArray[np.bool_] | None) -> Tensor:
-    """Turn measured values into logits: factor times ⟨Z⟩, or factor times log-probability.
+    """Turn measured values into logits: factor · ⟨Z⟩, or factor · log-probability.
 
     Args:
         values: measured values, shape (batch, outputs).
@@ -256,12 +256,12 @@ def output_layout(circuit: HeadCircuit, tasks: tuple[str, ...]) -> OutputLayout:
 
 def check_finite(features: Tensor) -> None:
     """Raise InvalidInputError if features have NaN or infinity; the error counts such samples."""
-    # Under vmap and jacrev a tensor has no single value.
+    # Tensors under vmap and jacrev have no concrete values.
     is_one = type(features) in (Tensor, nn.Parameter) and not features.is_meta
     is_recorded = is_compiling() or is_tracing() or get_proxy_mode() is not None
     if is_recorded or not is_one or torch.func.debug_unwrap(features) is not features:
         return
-    # One sum is cheap to check, but it may overflow though every feature is finite.
+    # One sum is cheap to check. An infinite sum proves nothing: finite features may overflow.
     if math.isfinite(features.detach().sum()):
         return
     bad = (~torch.isfinite(features).all(dim=1)).nonzero().flatten()
@@ -287,10 +287,10 @@ def check_angles(
 
 
 def check_weights(circuit: HeadCircuit, weights: Tensor, like: Tensor) -> None:
-    """Raise unless the weights are one vector of all the circuit's weights, in the type of `like`.
+    """Check that the weights are one vector of all the circuit's weights, in the type of `like`.
 
     Raises:
-        InvalidInputError: if not; the error says what came and what was expected.
+        InvalidInputError: if not; the error names the given and the expected form.
     """
     _check_vector("weights", weights, circuit.n_circuit_weights, like)
 
@@ -318,14 +318,14 @@ def joined_weights(
     tasks: Sequence[str],
     like: Tensor,
 ) -> Tensor:
-    """Join weights given by name to one flat vector; weights of tasks not asked for are zero.
+    """Join a dictionary of weights to one flat vector; weights of tasks not in `tasks` are zero.
 
     Args:
         circuit: the head circuit.
-        weights: a dictionary from ``"encoding"`` and task names to flat vectors; a single vector is
-            returned as it is.
-        tasks: the tasks that are asked for.
-        like: the angles, which give the type and device that weights must have.
+        weights: a dictionary from ``"encoding"`` and task names to flat vectors. A single vector is
+            returned unchanged.
+        tasks: the requested tasks.
+        like: the angles; weights must have their type and device.
 
     Raises:
         InvalidInputError: for a missing weight, or a weight of another shape or type.

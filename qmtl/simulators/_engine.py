@@ -32,20 +32,20 @@ class Inputs(NamedTuple):
 class Engine(ABC):
     """Computes the outputs of a group of cones from the angles of a plan's table.
 
-    The base class runs torch operations, in chunks of members and samples if it is told how much
-    memory these take. Compiled engines override `forward`, `pull_back` and `step_bytes`.
+    The base class runs torch operations, in chunks of members and samples if `lane_numbers` is not
+    0. Compiled engines override `forward`, `pull_back` and `step_bytes`.
 
     Args:
         columns: columns of the members' outputs among the plan's, shape (members, n_outputs).
-        lane_numbers: numbers that one sample of one member keeps in a training step; 0 for no
+        lane_numbers: numbers that a training step keeps for one sample of one member; 0 for no
             chunks.
-        most_bytes: most bytes of a chunk, which holds at least one sample of one member.
+        most_bytes: most bytes of a chunk; a chunk holds at least one sample of one member.
     """
 
     name: ClassVar[str]
-    # The angles whose cosines and sines it uses: "whole", "half" or "" for neither.
+    # The angles whose cosines and sines the engine uses: "whole", "half", or "" for none.
     wants: ClassVar[str] = ""
-    # Whether it runs compiled kernels, which take most of a second to load.
+    # Whether the engine runs compiled kernels, which take most of a second to load.
     has_kernels: ClassVar[bool] = False
 
     def __init__(
@@ -90,7 +90,7 @@ class Engine(ABC):
     def forward(self, inputs: Inputs, values: Array) -> Any:
         """Write the outputs into their columns of `values`, shape (batch, all outputs).
 
-        Returns what `pull_back` needs; in the base class the graph, if there is only one chunk.
+        The result is the `kept` of `pull_back`; in the base class, the graph of a single chunk.
         """
         chunks = list(self._chunks(len(values), values.itemsize))
         kept = None
@@ -108,7 +108,7 @@ class Engine(ABC):
 
         Args:
             inputs: the angles, as for `forward`.
-            kept: what `forward` returned.
+            kept: the result of `forward`.
             gradients: gradients with respect to all outputs of the plan, shape (batch, all
                 outputs).
             by_sampled: array to add to, shape (n_sampled, batch).
@@ -121,7 +121,7 @@ class Engine(ABC):
                 continue
             with torch.enable_grad():
                 leaves, values = kept or self._graph(inputs, members, part)
-            # Outputs need not depend on any angle.
+            # Outputs without any angle have no graph.
             if values.requires_grad:
                 # A kept graph may be differentiated several times.
                 first, second = torch.autograd.grad(

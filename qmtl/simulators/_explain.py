@@ -11,8 +11,8 @@ from qmtl._words import bytes_text, counted, duration_text
 from qmtl.simulators._engine import Engine
 from qmtl.simulators._plan import Group
 
-# A core of 2020 or later does at least this many operations per second; many do two to four times
-# as many, see scripts/bench_step. The estimate only has to tell seconds from hours.
+# A core of 2020 or later does at least this many operations per second, and many cores do two to
+# four times as many: see scripts/bench_step. The estimate only has to tell seconds from hours.
 OPERATIONS_PER_SECOND = 5e9
 # Batch size, bytes of a number, and bytes that a step may take.
 Size = tuple[int, int, int]
@@ -26,8 +26,8 @@ class GroupCost:
 
     Attributes:
         tasks: the tasks' names.
-        n_cones: number of encoded states per sample: more than the tasks if outputs run separately,
-            fewer if several tasks share one; 0 for a chain.
+        n_cones: number of encoded states per sample: more than tasks if outputs run separately,
+            fewer than tasks if they share states, 0 for a chain.
         cone_wires: number of wires of each cone.
         block_wires: number of wires that the task's block acts on, or all tasks' blocks if they
             share a state.
@@ -37,10 +37,9 @@ class GroupCost:
             fits.
         bytes: estimated peak memory of forward and backward pass (for one sample if none fits).
         operations: estimated floating-point operations of forward and backward.
-        sizes: size of the cone after each gate that widens it, going back from the readout.
-        ideal_wires: under noise, number of wires of the tasks' widest cone without noise.
-        numbers: under noise, length of a sample's longest vector, which takes the place of the
-            amplitudes.
+        sizes: size of the cone after each gate that widens it, backwards from the readout.
+        ideal_wires: (under noise) number of wires of the tasks' widest cone without noise.
+        numbers: (under noise) length of a sample's longest vector, instead of the amplitudes.
     """
 
     tasks: tuple[str, ...]
@@ -91,7 +90,7 @@ class GroupCost:
     def of_chain(
         cls, tasks: tuple[str, ...], engine: Engine, wires: tuple[int, int], size: Size
     ) -> "GroupCost":
-        """Return cost of a chain of tasks; `wires` are those of the chain and the widest block."""
+        """Return a chain's cost; `wires` counts those of the chain and of the widest block."""
         batch_size, itemsize, _ = size
         chunk = largest_chunk([engine], *size)
         needed = engine.step_bytes(chunk or 1, itemsize), engine.step_operations(batch_size)
@@ -107,7 +106,7 @@ def largest_chunk(engines: Sequence[Engine], samples: int, itemsize: int, limit:
 
 @dataclass(frozen=True)
 class Explanation:
-    """How a head circuit will be simulated, as attributes and (by ``print``) as text.
+    """The plan and cost of a simulation, as attributes and (by ``print``) as text.
 
     Attributes:
         n_tasks: number of tasks.
@@ -115,7 +114,7 @@ class Explanation:
         batch_size: number of rows per step.
         dtype: precision of the angles and of the simulation.
         limit: bytes that a step may take at once.
-        groups: cost of each group of equal light cones, which is simulated together.
+        groups: cost of each group of equal light cones.
     """
 
     n_tasks: int
@@ -134,7 +133,7 @@ class Explanation:
     def bytes(self) -> int:
         """Estimated peak memory of a training step."""
         total = sum(group.bytes for group in self.groups)
-        # Chunks run one after another and keep nothing.
+        # Chunks run one after another, and each frees its memory.
         return total if total <= self.limit else max(group.bytes for group in self.groups)
 
     @property
@@ -180,7 +179,7 @@ class Explanation:
 
     @property
     def _cost(self) -> str:
-        """The cost of a step in words, and whether it fits into memory."""
+        """The cost of a step in words."""
         return (
             f"a training step takes about {bytes_text(self.bytes)} and "
             f"{self.operations / 1e9:.3g} GFLOP, some {duration_text(self.seconds)} on one core "

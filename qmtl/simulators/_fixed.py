@@ -1,9 +1,9 @@
 """FixedCircuit: a circuit with fixed weights, as a few products of real matrices.
 
-A rotation by an angle of the sample is a phase in the basis in which its axis is Z. All gates
-between two layers of such phases are combined into one matrix, computed in double precision. So an
-exported circuit has about a dozen operations for each layer that loads features, however many gates
-it has, and no complex numbers, which inference formats lack.
+A rotation by a sample's angle is a phase in the basis in which its axis is Z. One matrix, computed
+in double precision, combines all gates between two layers of these phases. So an exported circuit
+has about a dozen operations for each layer that loads features, for any number of gates. It has no
+complex numbers, because inference formats lack them.
 """
 
 import math
@@ -34,14 +34,14 @@ class FixedCircuit(nn.Module):
 
     Args:
         circuit: the head circuit.
-        weights: all its weights in one flat vector, whose type the module computes in.
+        weights: all weights of the circuit in one flat vector; the module computes in their type.
 
     Shape:
         angles (batch, n_features), in radians, to the outputs of all tasks side by side, (batch,
         outputs): Z values or probabilities.
 
     Raises:
-        CircuitTooLargeError: if the matrices would be too large; raised before any is made.
+        CircuitTooLargeError: if the matrices would be too large; no matrix is made before.
 
     Example:
         >>> from qmtl import HeadCircuit, Task
@@ -53,7 +53,7 @@ class FixedCircuit(nn.Module):
     weights: Tensor
     """All weights of the circuit, flat."""
     order: Tensor
-    """Places of the outputs among those of the groups."""
+    """The index of each output among the outputs of all groups."""
 
     def __init__(self, circuit: HeadCircuit, weights: Tensor) -> None:
         super().__init__()
@@ -88,7 +88,7 @@ class FixedCircuit(nn.Module):
 
 
 class _Step:
-    """Gates that are equal for all samples, followed by phases by the samples' angles.
+    """Gates that are equal for all samples, then phases by the samples' angles.
 
     Attributes:
         gates: layers of the fixed gates.
@@ -121,7 +121,7 @@ class _Step:
 def _steps(structure: Structure) -> list[_Step]:
     """Return a cone's gates as steps; the last step has no phases.
 
-    Slots of the block follow the encoding's slots; slots for π/2 and -π/2 come last.
+    Slots are numbered anew: the encoding's, then the block's, then one for π/2 and one for -π/2.
     """
     of_encoding, of_block = structure.encoding_slots, structure.block_slots
     start = sum(map(len, of_encoding))

@@ -1,4 +1,4 @@
-"""How kernels are compiled and run, and kernels that several engines share."""
+"""Functions that compile and run kernels, and kernels that several engines share."""
 
 import itertools
 import os
@@ -25,8 +25,8 @@ LINE = 16
 def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
     """Compile a function for the types it is called with, and cache the code on disk.
 
-    Indices of inner loops are unsigned: a signed index could count from the end, and loops with one
-    do not vectorise.
+    Inner loops must have unsigned indices: a signed index could count from the end, so that numba
+    does not vectorise the loop.
     """
     compiled: Callable[..., Any] = numba.njit(
         function, cache=True, nogil=True, error_model="numpy", fastmath=_FAST
@@ -36,7 +36,7 @@ def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @kernel
 def add_at(target, index, values):
-    """Add ``values[p, a]`` to ``target[index[p, a]]``; both are rows of numbers."""
+    """Add each row ``values[p, a]`` to the row ``target[index[p, a]]``."""
     for p in range(index.shape[0]):
         for a in range(index.shape[1]):
             row = index[p, a]
@@ -48,7 +48,7 @@ def add_at(target, index, values):
 def load(columns, features, places, factor):
     """Set ``columns[i, s] = factor · features[s, places[i]]`` and return the sum of the features.
 
-    If the sum is finite, all of them are.
+    A finite sum proves that all features are finite.
     """
     times, total = columns.dtype.type(factor), columns.dtype.type(0)
     for first in range(0, len(places), LINE):
@@ -62,7 +62,7 @@ def load(columns, features, places, factor):
 
 @kernel
 def unload(by_feature, by_column, columns, places, slope, is_curved):
-    """Add gradients through `load`, and through the tanh of its columns if they are curved."""
+    """Pull gradients back through `load`, and through the tanh of its columns if they have one."""
     times, one = columns.dtype.type(slope), columns.dtype.type(1)
     for first in range(0, len(places), LINE):
         for s in range(np.uint64(len(by_feature))):
@@ -75,7 +75,7 @@ def unload(by_feature, by_column, columns, places, slope, is_curved):
 
 @kernel
 def weigh(target, terms, gradient, values, factors):
-    """Compute gradients of values and factors, from those of ``values · factors``."""
+    """Compute gradients with respect to values and factors from those of ``values · factors``."""
     for s in range(len(gradient)):
         for o in range(np.uint64(gradient.shape[1])):
             target[s, o] = gradient[s, o] * factors[o]
@@ -118,5 +118,5 @@ def run_items(run: Callable[..., None], n_items: int, operations: float, *argume
 
 @cache
 def _pool(process: int, n_threads: int) -> ThreadPoolExecutor:
-    """Return the threads of this process; a forked child does not inherit its parent's."""
+    """Return the threads of this process, because a forked child has none of its parent's."""
     return ThreadPoolExecutor(n_threads, thread_name_prefix="qmtl")

@@ -32,7 +32,7 @@ from qmtl.simulators._memory import cause_of_size, memory_limit
 from qmtl.simulators._plan import Plan, build_plan
 from qmtl.tasks import chosen_tasks
 
-# Number of cached plans. Plans of task subsets are small; random missing labels can ask for many.
+# Most cached plans. Random missing labels can need many plans of task subsets, which are small.
 CACHED_PLANS = 64
 ENGINES = ("compiled", "eager")
 
@@ -41,13 +41,14 @@ class LightConeSimulator(Simulator):
     """Exact, batched simulation of head circuits on the tasks' light cones.
 
     A task's outputs depend only on the gates and wires of its backward light cone. So each task is
-    a state vector of a few wires, however many tasks there are, and tasks of equal structure run as
-    one batch. Values and gradients are exact. If all cones cover the whole circuit
-    (``all_to_all``), this is an exact batched state-vector simulator with one state for all tasks.
+    a state vector of a few wires, for any number of tasks, and tasks of equal structure run as one
+    batch. Values and gradients are exact. If all cones cover the whole circuit (``all_to_all``),
+    this is an exact batched state-vector simulator with one state for all tasks.
 
     Args:
-        max_memory: largest estimate of a training step's memory in bytes, above which an error is
-            raised; None for three quarters of the machine's (or accelerator's) memory.
+        max_memory: bytes that a training step may take: larger batches run in chunks, and an error
+            is raised if one sample does not fit. None for three quarters of the machine's (or
+            accelerator's) memory.
         engine: ``"compiled"`` uses numba's kernels on the CPU if possible, and torch elsewhere;
             ``"eager"`` always uses torch on state vectors.
 
@@ -75,7 +76,7 @@ class LightConeSimulator(Simulator):
         self.engine = engine
         self._programs = lru_cache(CACHED_PLANS)(self._new)
         self._steps = lru_cache(CACHED_PLANS)(self._new_step)
-        # Usually the next step equals the last one; storing that one saves a look-up.
+        # Usually the next step equals the last one, and reusing it saves a look-up.
         self._last: tuple[HeadCircuit, tuple[Any, ...], Step] | None = None
 
     def values(
@@ -86,7 +87,7 @@ class LightConeSimulator(Simulator):
         tasks: Sequence[str] | None = None,
     ) -> Tensor:
         if is_dynamo_compiling():
-            # torch.compile would only make this slower.
+            # torch.compile would only make the kernels slower.
             from qmtl._uncompiled import uncompiled
 
             values: Tensor = uncompiled(self.values, circuit, angles, weights, tasks)
@@ -173,7 +174,7 @@ class LightConeSimulator(Simulator):
         self, circuit: HeadCircuit, tasks: Sequence[str] | None, *, joint: bool = True
     ) -> Program:
         chosen = None if tasks is None else tuple(tasks)
-        # All tasks in their order are the same plan as None.
+        # All tasks in the circuit's order have the same plan as None.
         chosen = None if chosen == tuple(circuit.registers) else chosen
         return self._programs(circuit, chosen, joint)
 
@@ -193,7 +194,7 @@ class LightConeSimulator(Simulator):
         """Return the cached step for features of this kind and for `which` tasks and angle map."""
         shape, last = features.shape, self._last
         if shape and type(shape[0]) is not int:
-            # An exported program takes any batch size: no torch operation depends on it.
+            # In an exported program the batch size is a symbol, and torch operations ignore it.
             shape = torch.Size((0, *shape[1:]))
         key = (shape, features.dtype, features.device), *which
         if last is None or last[0] is not circuit or last[1] != key:
@@ -250,7 +251,7 @@ def _distinct(parts: Sequence[NDArray[np.int64]]) -> tuple[NDArray[np.int64], ND
 def _refuse(
     circuit: HeadCircuit, plan: Plan, engines: Sequence[Engine], itemsize: int, limit: int
 ) -> None:
-    """Raise an error that names the task that is too large, and the reason.
+    """Raise an error that names the task whose cone is too large, and the reason.
 
     Raises:
         CircuitTooLargeError: always.

@@ -1,4 +1,4 @@
-"""How much memory a step may take, and why a step needs too much."""
+"""The memory that a step may take, and the reason why a step needs too much."""
 
 import os
 
@@ -17,7 +17,7 @@ def memory_limit(device: torch.device, max_memory: int | None) -> int:
 
 
 def cause_of_size(circuit: HeadCircuit, task: str, cone_wires: int, block_wires: int) -> str:
-    """Say why a task's light cone is so large, and what to use instead."""
+    """Explain in words why a task's light cone is so large, and how to reduce it."""
     encoding = circuit.encoding
     if cone_wires <= 12:
         return "The cones are small: use fewer tasks at a time, or a smaller batch."

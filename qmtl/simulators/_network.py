@@ -1,8 +1,8 @@
-"""Contractions of Pauli transfer matrices, for noisy cones too large to follow strings singly.
+"""Contractions of Pauli transfer matrices, for noisy cones with too many strings to follow singly.
 
-The state of some wires is a vector of the numbers tr(Pρ) of all their Pauli strings P, and a gate
-is a small matrix on the letters (I, X, Y, Z) of its wires. Wires are joined only when a gate acts
-on both, and leave as soon as nothing later acts on them. Each wire has only the letters that the
+The state of some wires is a vector of the numbers tr(Pρ) of all their Pauli strings P. A gate is a
+small matrix on the letters (I, X, Y, Z) of its wires. A gate on two wires joins their vectors, and
+a wire leaves its vector after the last operation on it. Each wire has only the letters that the
 state can have and that the outputs depend on, so that a vector is much shorter than 4^wires.
 
 Steps run for several cones and samples at a time. The backward pass recomputes each chunk, so that
@@ -43,7 +43,7 @@ Vector = tuple[list[int], Tensor]
 class MatrixStep(NamedTuple):
     """Consecutive operations (given by position) on one or two wires, as one matrix.
 
-    Its columns are the letters of each wire before the operations, its rows those after them; a
+    The matrix has the letters before the operations as columns, and those after them as rows. A
     wire that no vector contains has the letters ``(0,)``.
     """
 
@@ -57,9 +57,9 @@ class Contraction(NamedTuple):
     """Steps from the state 0…0 to the expectation values of some Z-strings.
 
     The steps start from the letters of each wire and end on the wires `read`. `places` is the index
-    of each string in the vector over these wires, -1 if its value is zero. For each sample, the
-    longest vector has `largest` numbers, all vectors and matrices together have `kept`, and a
-    forward pass takes `operations` multiplications.
+    of each string in the vector over these wires, -1 if its value is zero. Per sample, `largest`
+    numbers are in the longest vector and `kept` numbers in all vectors and matrices; a forward pass
+    takes `operations` multiplications.
     """
 
     start: tuple[Letters, ...]
@@ -104,7 +104,7 @@ def _contraction(ops: Sequence[Op], strings: Sequence[int], n_wires: int) -> Con
             continue
         last |= dict.fromkeys(op.wires, len(runs))
         runs.append((op.wires, [position]))
-    # Forwards: the letters that the state can have.
+    # A forward walk finds the letters that the state can have.
     can: list[Letters] = [ZERO_STATE] * n_wires
     patterns: list[tuple[NDArray[np.bool_], list[Letters], list[Letters]]] = []
     for wires, positions in runs:
@@ -115,7 +115,7 @@ def _contraction(ops: Sequence[Op], strings: Sequence[int], n_wires: int) -> Con
         before = [can[wire] for wire in wires]
         _set(can, wires, np.flatnonzero(pattern[:, _numbers(before)].any(axis=1)))
         patterns.append((pattern, before, [can[wire] for wire in wires]))
-    # Backwards: those letters that the outputs depend on.
+    # A backward walk keeps those letters that the outputs depend on.
     masks = np.array(strings, object if n_wires > 62 else np.int64)
     is_read = [(masks >> wire & 1).astype(np.bool_) for wire in range(n_wires)]
     wanted = [{*([0] if not own.all() else []), *([READ] if own.any() else [])} for own in is_read]
@@ -180,7 +180,7 @@ def _scheduled(
 ) -> Contraction:
     """Order the steps so that vectors stay short, and count their cost.
 
-    Of the steps that can run, the one that lets the vectors grow least runs next.
+    The next step is always the possible step after which the vectors grow least.
     """
     letters = dict(enumerate(start))
     # For each wire, all wires of its vector.
@@ -206,7 +206,7 @@ def _scheduled(
         _, before, after = lengths(step)
         columns = _length(step.before)
         largest = max(largest, before, after)
-        # The joined vector, its copy with the wires in front, the result, and the matrix.
+        # Kept are the joined vector, its copy with the wires in front, the result, and the matrix.
         size = max(_length(step.after), columns) ** 2
         kept += 2 * before + after + len(step.ops) * size
         operations += after * columns
@@ -225,13 +225,13 @@ class NetworkEngine(Engine):
 
     Args:
         columns: columns of the members' outputs among the plan's, shape (members, n_outputs).
-        ops: operations of the cones, on local wires; slots number the angles, or the channels.
+        ops: operations of the cones on local wires; their slots number angles, or channels.
         programs: the contractions that compute the strings.
         angles: angles of the slots, in order.
         channels: channels of each cone, shape (members, channels, numbers); see `channel_matrices`.
         mixing: matrix from strings to outputs; None if each output is one of the strings.
-        most_bytes: most bytes of a chunk, which holds at least one sample of one cone.
-        trains: whether gradients are needed, for which all vectors are kept.
+        most_bytes: most bytes of a chunk; a chunk holds at least one sample of one cone.
+        trains: whether gradients are needed; the engine then keeps all vectors.
     """
 
     name: ClassVar[str] = "vectors of Pauli strings"
@@ -248,8 +248,8 @@ class NetworkEngine(Engine):
         *,
         trains: bool = True,
     ) -> None:
-        # A training step keeps all vectors and matrices, with gradients; else only the longest
-        # vector counts.
+        # A training step keeps all vectors and matrices, with gradients. Without gradients only the
+        # longest vector counts.
         lane = 2 * sum(one.kept for one in programs)
         if not trains:
             lane = max((3 * one.largest for one in programs), default=0)
@@ -275,8 +275,8 @@ class NetworkEngine(Engine):
         return torch.from_numpy(self._mixing).to(strings) @ strings
 
 
-# A constant matrix (cones or 1, rows, columns), or a rotation's three matrices and its slot. These
-# are not tensors, which torch would replace by fake ones when it traces.
+# A constant matrix (cones or 1, rows, columns), or a rotation's three matrices and its slot. They
+# are numpy arrays, because torch replaces tensors by fake ones when it traces.
 Part = tuple[FloatArray, int | None]
 
 
@@ -338,7 +338,7 @@ def _expectations(program: Contraction, matrices: Iterable[Tensor], like: Tensor
         values = _product([vector, *met], [~wire for wire in new] + rest)
         vectors += [(new + rest, values)] if new or rest else []
     values = _product([([], like.new_ones(1, 1)), *vectors], program.read)[..., None].flatten(2)
-    # A string that is always zero has no index; any finite number will do.
+    # A string that is always zero has index -1; any entry will do, because zero replaces it.
     places = torch.tensor(program.places, device=like.device)
     return (values[..., places.clamp(min=0)] * (places >= 0)).mT
 

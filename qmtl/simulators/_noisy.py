@@ -1,8 +1,8 @@
 """NoisySimulator: exact head circuits under a device's noise, at any number of tasks.
 
 Gates and channels act on Pauli strings. Noise on strings is almost free, and a string meets only
-the noise on its own wires, so that a task costs what its light cone costs. Gates that cancel but
-stay in the circuit are outside an ideal cone; their noise is included here.
+the noise on its own wires, so that a task's cost depends on its light cone only. Noisy cones also
+include the noise of gates that cancel, which are outside an ideal cone.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -36,9 +36,9 @@ from qmtl.tasks import chosen_tasks
 
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
-# More operations on single strings than this take longer to plan than many steps on vectors.
+# Programs on single strings with more operations take longer to plan than many steps on vectors.
 LARGEST_PROGRAM = 100_000
-# Bytes of a number in the check whether a single sample fits.
+# Bytes of a single-precision number: in this precision at least one sample must fit.
 SINGLE = 4
 CACHED_CIRCUITS = 4
 
@@ -110,9 +110,9 @@ class NoisySimulator(LightConeSimulator):
         return _program(circuit, names, run, self.max_memory)
 
     def _run(self, circuit: HeadCircuit, tasks: tuple[str, ...]) -> "_Run":
-        """Return all gates and channels that occur when these tasks are measured."""
-        # In the shared layout every task is a separate circuit with a separate schedule; they are
-        # put side by side.
+        """Return all gates and channels of the circuits that measure these tasks."""
+        # In the shared layout every task is a separate circuit with a separate schedule. Placed
+        # side by side on separate wires, the circuits form one run.
         apart = circuit.layout == "shared"
         events: list[Event] = []
         in_block: list[bool] = []
@@ -143,7 +143,7 @@ def native_values(
     """Compute exact outputs of a native circuit under noise, (batch, n_outputs) per task.
 
     Args:
-        circuit: the head circuit, of which only registers and readouts are used.
+        circuit: the head circuit, for registers and readouts only.
         native: the transpiled circuit that the device runs.
         angles: encoding angles in radians, shape (batch, n_features).
         noise: noise of the device's wires and gates.
@@ -201,7 +201,7 @@ class _Run(NamedTuple):
         n_wires: int,
         owners: Mapping[str, slice],
     ) -> "_Run":
-        """Make the run of these events; `owners` says where each owner's weights are."""
+        """Make the run of these events; `owners` holds each owner's slice of the weights."""
         table = gate_table(events, n_wires, owners)
         numbers = np.zeros((len(events), 17))
         for own, event in zip(numbers, events, strict=True):
@@ -215,10 +215,10 @@ class _Run(NamedTuple):
 class NoisyCone:
     """The common structure of noisy cones that run in one batch.
 
-    Operations are on local wires; those of the block and the read-out errors come after the
-    encoding's. Slots number the angles throughout, and the channels separately; `block_slots` start
-    at 0 again. Outputs are Z-strings, given as masks of local wires, and multiplied by the mixing
-    matrix if there is one.
+    Operations are on local wires: the encoding's come first, then the block's and the read-out
+    errors. Angles of encoding and block share one numbering of slots, and channels have another;
+    `block_slots` start at 0 again. Outputs are Z-strings, given as masks of local wires; the mixing
+    matrix, if there is one, multiplies them.
     """
 
     encoding: tuple[Op, ...]
@@ -232,7 +232,7 @@ class NoisyCone:
     def contractions(self) -> tuple[Contraction, ...]:
         """Return the contractions that compute the outputs; several if outputs run separately."""
         ops = (*self.encoding, *self.block)
-        # Many strings are less work together, and it would take long to plan steps for each.
+        # Many strings together are less work, and need no long planning of steps for each string.
         are_apart = self.mixing is None and len(self.strings) <= self.n_wires
         return contractions(ops, self.strings, self.n_wires, are_apart=are_apart)
 
@@ -293,14 +293,14 @@ def _program(
     plan = Plan(tasks, tuple(groups), (), builder.finish(), int(columns[-1]))
     limit = memory_limit(torch.device("cpu"), max_memory)
     engines: dict[int, Engine] = {}
-    # The largest first, so that a circuit that is too large is refused before others take time.
+    # The largest group comes first, so that the error for a too large circuit comes early.
     sizes = [(group.cone.n_wires, len(group.cone.encoding)) for group in groups]
     for i in sorted(range(len(groups)), key=sizes.__getitem__, reverse=True):
         group = groups[i]
         engine = engines[i] = _engine(group, limit, strings=strings, trains=trains)
         needed, seen = engine.step_bytes(1, SINGLE), group.cone.n_wires
         if needed > limit:
-            # Under noise, n wires have as many numbers as 2n wires have amplitudes without noise.
+            # n wires under noise have as many numbers as 2n ideal wires have amplitudes.
             task, inner = group.tasks[0], group.structure.n_inner
             raise CircuitTooLargeError(
                 f"task {task!r}: under noise its outputs depend on {seen} of {circuit.n_wires} "
@@ -322,7 +322,7 @@ def _cones(
         register, readout = run.wires[tasks[i]], circuit.register(tasks[i]).readout
         reads = [register[place] for place in readout.read_wires(len(register))]
         kept = Walk(reads).back_through(run.events, run.by_wire)
-        # Wires are numbered from the register on, so that equal cones along a ring compare equal.
+        # Local wire numbers start at the register, so that equal cones along a ring compare equal.
         met = dict.fromkeys(register)
         for place in reversed(kept):
             met |= dict.fromkeys(run.events[place].wires)
@@ -365,7 +365,7 @@ def _cone(
 
 
 def _engine(group: NoisyGroup, limit: int, *, strings: bool, trains: bool) -> Engine:
-    """Follow strings singly if there are few, which is faster; otherwise run them as vectors."""
+    """Return the faster engine for single strings, or one for vectors if there are many strings."""
     cone = group.cone
     program = _string_program(cone) if strings else None
     if program is not None:
@@ -385,7 +385,7 @@ def _engine(group: NoisyGroup, limit: int, *, strings: bool, trains: bool) -> En
 
 @lru_cache(maxsize=256)
 def _string_program(cone: NoisyCone) -> PauliProgram | None:
-    """Write the outputs as polynomials; None if too large, or if a feature is in the block."""
+    """Write outputs as polynomials; None if these are too large, or the block has a feature."""
     moving, still = cone.block_slots
     if moving:
         return None

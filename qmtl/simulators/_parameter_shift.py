@@ -1,8 +1,8 @@
 """Parameter shift: gradients of a head circuit from measurements at shifted angles.
 
-An output is A + B cos θ + C sin θ in the angle θ of each rotation, whatever noise follows it. So
-its derivative is half the difference of the outputs at θ + π/2 and θ - π/2. Every rotation is
-shifted separately; torch applies the chain rule from there to features and weights.
+Each output is A + B cos θ + C sin θ in the angle θ of each rotation, for any noise after the
+rotation. So the derivative is half the difference of the outputs at θ + π/2 and θ - π/2. Every
+rotation is shifted separately; torch applies the chain rule from angles to features and weights.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,7 +21,7 @@ from qmtl.circuit import Angle, Ansatz, Gate, HeadCircuit, Walk, elementary, gat
 from qmtl.errors import InvalidInputError
 from qmtl.simulators._angles import AngleTable, TableBuilder, angle_columns
 
-# Measures some tasks: from angles (rows, rotations) to their outputs side by side (rows, outputs).
+# A function from angles (rows, rotations) to some tasks' measured outputs (rows, outputs).
 Measured = Callable[[Tensor], Tensor]
 
 
@@ -44,7 +44,7 @@ class _Given:
 
 @dataclass(frozen=True)
 class ShiftPlan:
-    """A circuit in which every rotation has its own angle.
+    """A copy of a circuit in which every rotation has a separate angle.
 
     Attributes:
         circuit: a circuit with the same gates, in which feature i is the angle of the i-th
@@ -71,7 +71,7 @@ class ShiftPlan:
         return found[:, torch.from_numpy(self.rows).to(angles.device)]
 
     def shifts(self, tasks: Sequence[str]) -> int:
-        """Return the number of circuits per sample that the gradients of these tasks take."""
+        """Return the number of circuits per sample for the gradients of these tasks."""
         if self.circuit.layout == "shared":
             return 2 * sum(len(self.needed[task]) for task in tasks)
         return 2 * len({i for task in tasks for i in self.needed[task]})
@@ -126,7 +126,7 @@ def shift_plan(circuit: HeadCircuit) -> ShiftPlan:
     for name, register in circuit.registers.items():
         block = twin.block_gates(name)
         read = register.readout.read_wires(len(register.wires))
-        # Gates that cancel count too: under noise they may matter.
+        # Keep gates that cancel: their noise may change the outputs.
         walk = Walk([register.wires[i] for i in read], commuting=False)
         kept = [block[i] for i in walk.back_through(block, gates_by_wire(block))]
         kept += [encoding[i] for i in walk.back_through(encoding, index)]
@@ -169,8 +169,8 @@ class _Shifted(torch.autograd.Function):
             used = gradient.detach().ne(0).any(0).tolist()
         except RuntimeError:
             raise InvalidInputError(
-                "parameter shift with shots has no gradients in batches: take a scalarizer, or one "
-                "row of the Jacobian at a time"
+                "parameter shift with shots cannot compute a batch of gradients: use a scalarizer, "
+                "or one row of the Jacobian at a time"
             ) from None
         reach, slopes = reach.to(angles), torch.zeros_like(angles)
         columns = reach[:, used].any(1).nonzero()[:, 0]
@@ -179,7 +179,7 @@ class _Shifted(torch.autograd.Function):
             rows = angles[:, None, None] + torch.stack([one, -one], 1)
             outputs = measured(rows.reshape(-1, angles.shape[1]))
             plus, minus = outputs.reshape(len(angles), len(columns), 2, -1).unbind(2)
-            # A rotation does not change outputs beyond its reach: their difference is only noise.
+            # Outputs that a rotation cannot change differ by shot noise only: drop the difference.
             halves = (plus - minus) / 2 * reach[columns]
             slopes[:, columns] = (halves * gradient[:, None]).sum(-1)
         return slopes, None, None, None

@@ -1,7 +1,7 @@
-"""The plan: which cones run as one batch, and where their angles are in the table.
+"""The plan: groups of cones that run as one batch, and the rows of their angles in the table.
 
-A plan is made once per circuit and set of tasks; running it needs no Python per task. Cones with
-the same gates up to a renaming of wires form one group.
+A plan is made once per circuit and set of tasks, and runs without a Python loop over tasks. Cones
+with the same gates up to a renaming of wires form one group.
 """
 
 from collections.abc import Sequence
@@ -35,12 +35,11 @@ class Structure:
         n_inner: number of local wires, from the first, that the block acts on or the readout reads.
         encoding: layers of the encoding.
         block: layers of the task block.
-        encoding_slots: the encoding's slots: those with angles that depend on the sample, and the
-            others.
+        encoding_slots: the encoding's slots whose angles depend on the sample, and the others.
         block_slots: the block's slots, in the same form.
         readout: outputs as rows over the basis states of the wires that are read.
-        alias: for each slot of the encoding, the first slot that always has the same angle; empty
-            if all angles differ.
+        alias: for each slot of the encoding, the first slot that always has the same angle; may be
+            empty, which means that equal angles are unknown.
     """
 
     n_wires: int
@@ -61,7 +60,7 @@ class Structure:
 
     @property
     def steps(self) -> int:
-        """Operations on whole states: one per diagonal layer, one per wire of other layers."""
+        """Number of operations on states: one per diagonal layer, one per wire of other layers."""
         layers = (*self.encoding[1:], *self.block)
         return sum(1 if lay.diagonal else len({op.wires[0] for op in lay.ops}) for lay in layers)
 
@@ -70,18 +69,18 @@ class Structure:
 class Group:
     """Cones of the same structure, which run as one batch.
 
-    A member is a task, or several tasks whose blocks share one state. A task is a member of several
-    groups if its outputs run separately.
+    A member is a task, or several tasks whose blocks share one state. A task whose outputs run
+    separately may be a member of several groups.
 
     Attributes:
         structure: the cones' common structure.
         tasks: the members' tasks, in order.
         columns: columns of the members' outputs among the plan's, shape (members, n_outputs).
-        wires: each cone's wires in local order, shape (cones, n_wires); one cone if all members
-            share it.
+        wires: each cone's wires in local order, shape (cones, n_wires); a cone that all members
+            share is listed once.
         encoding: angles of the encoding, a row per cone.
         block: angles of the block, a row per member.
-        sizes: size of the cone after each gate that widens it, going back from the readout.
+        sizes: size of the cone after each gate that widens it, backwards from the readout.
         joint: (several tasks on one state) the task of each output and of each fixed angle of the
             block.
     """
@@ -102,7 +101,7 @@ class Group:
 
     @property
     def n_cones(self) -> int:
-        """Number of encoded states per sample: one per member, or one if the members share it."""
+        """Number of encoded states per sample: one per member, or one that all members share."""
         return len(self.wires)
 
     @property
@@ -113,9 +112,9 @@ class Group:
 
 
 class Plan(NamedTuple):
-    """Groups that together compute the outputs of `tasks`, except for those in `chain`.
+    """The groups that compute the outputs of `tasks`, except for the tasks in `chain`.
 
-    Tasks in `chain` have long chains as light cones; these run as matrix products.
+    The light cones of tasks in `chain` are long chains, which run as matrix products.
 
     Attributes:
         tasks: all requested tasks, in their order.
@@ -245,7 +244,7 @@ def _group(
 
 
 def _alias(angles: AngleRows) -> tuple[int, ...]:
-    """For each slot, find the first slot that has the same angles in all places."""
+    """Return, for each slot, the first slot that has the same angles in all places."""
     features, weights, constants = angles.columns
     others = np.stack([weights, constants.view(np.int64)], axis=2)
     keys = np.concatenate([features, others], axis=2)

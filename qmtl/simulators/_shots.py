@@ -1,4 +1,4 @@
-"""ShotSimulator: outputs estimated from finitely many measurements, on any exact simulator."""
+"""ShotSimulator: outputs estimated from shots of any exact simulator."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,12 +28,12 @@ GRADIENTS = ("exact", "parameter-shift")
 
 @dataclass(frozen=True)
 class Estimate:
-    """A task's outputs as estimated from shots.
+    """A task's outputs, estimated from shots.
 
     Attributes:
         values: estimated outputs, shape (batch, n_outputs).
-        errors: their standard errors, from the spread of the shots: 0 if all shots agree, NaN for a
-            single shot. Same shape.
+        errors: their standard errors, from the spread of the shots, in the same shape: 0 if all
+            shots agree, NaN for a single shot.
     """
 
     values: Tensor
@@ -46,29 +46,28 @@ class ShotSimulator(Simulator):
     For each sample, a task's Z values and probabilities come from the same bit strings, drawn from
     the joint distribution of all wires that the task reads; tasks and samples are independent.
 
-    Values are estimates from the shots. Their gradients are one of two estimates:
+    Values are estimates from the shots. `gradient` chooses their gradients:
 
-    * ``"exact"``: the exact gradients of the outputs' means, at no cost in shots
-      (straight-through: for a loss that is not linear in the outputs, its slope is taken at the
-      sampled values);
-    * ``"parameter-shift"``: the gradients that a device would give. The derivative by each
-      rotation's angle is half the difference of the outputs at that angle plus and minus π/2,
-      each from `shots` new measurements; the chain rule continues from there to features and
-      weights. It has no bias, and a variance that falls as 1/shots. A backward pass measures two
-      circuits per rotation and sample: `executions` tells how many that makes.
+    * ``"exact"``: the exact gradients of the outputs' means, without further shots
+      (straight-through: the slope of the loss is taken at the sampled values);
+    * ``"parameter-shift"``: the gradients that a device would give. The derivative with respect to
+      a rotation's angle is half the difference of the outputs at that angle plus and minus π/2,
+      each from `shots` new measurements; the chain rule then gives features and weights. These
+      derivatives have no bias, and a variance that falls as 1/shots. A backward pass measures two
+      circuits per rotation and sample; `executions` counts the measurements.
 
     Args:
         base: an exact simulator, such as `LightConeSimulator` or `NoisySimulator`.
         shots: measurements per sample, and in each shifted circuit.
-        seed: seed of a stream of random numbers, which every call continues. None draws from
-            torch's global generator, which training seeds in each epoch, so that a resumed run
-            draws the same numbers.
+        seed: seed of a random stream that all calls share. None draws from torch's global
+            generator; training seeds this generator in each epoch, so that a resumed run draws the
+            same numbers.
         gradient: ``"exact"`` or ``"parameter-shift"``.
 
     Raises:
         InvalidInputError: for shots that are not an integer >= 1, a base that itself samples, an
-            unknown gradient, or a base to which parameter shift does not apply: its noise makes
-            rotations turn by another factor than 1, or it extrapolates.
+            unknown gradient, or a base to which parameter shift does not apply: one that
+            extrapolates, or whose noise multiplies rotation angles by a factor.
 
     Example:
         >>> from qmtl import HeadCircuit, Task
@@ -115,7 +114,7 @@ class ShotSimulator(Simulator):
         plan = shift_plan(circuit)
         turned, none = plan.angles(angles, weights), angles.new_zeros(0)
         found = [angles.new_zeros(len(angles), 0)]
-        # Each task separately, so that only the rotations of its own cone are shifted.
+        # Measure tasks separately, so that each task shifts only the rotations of its cone.
         parts = values.split(output_layout(circuit, chosen).sizes, dim=1)
         for task, own in zip(chosen, parts, strict=True):
 
@@ -128,9 +127,9 @@ class ShotSimulator(Simulator):
     def executions(
         self, circuit: HeadCircuit, batch_size: int = 1, tasks: Sequence[str] | None = None
     ) -> tuple[int, int]:
-        """Count a device's measurements for the values, and for their gradients.
+        """Count a device's measurements, circuits times shots, for the values and for gradients.
 
-        This is circuits times shots; in the partitioned layout one circuit serves all tasks.
+        In the partitioned layout one circuit serves all tasks.
 
         Example:
             >>> from qmtl import HeadCircuit, Task
@@ -154,8 +153,8 @@ class ShotSimulator(Simulator):
     ) -> dict[str, Tensor]:
         """Return how often each bit string was drawn, int64, shape (batch, 2^read wires).
 
-        Bit strings are over the wires that the task's readout reads, the first most significant.
-        The arguments are those of `Simulator.expectation_values`.
+        Bit strings cover the wires that the task's readout reads, the first wire as the most
+        significant bit. The arguments are those of `Simulator.expectation_values`.
         """
         chosen = check_angles(circuit, angles, tasks)
         flat = joined_weights(circuit, weights, chosen, angles)
@@ -175,8 +174,7 @@ class ShotSimulator(Simulator):
             matrix = torch.from_numpy(output_matrix(circuit.register(name)))
             shares = counts.double() / self.shots
             values = shares @ matrix.T
-            # The variance of one shot; summing squared deviations keeps digits that a difference of
-            # means loses.
+            # The variance of one shot, from squared deviations: a difference of means loses digits.
             spread = (shares[:, None] * (matrix - values[..., None]).square()).sum(-1)
             errors = (spread / rest).sqrt() if rest else torch.full_like(spread, torch.nan)
             found[name] = Estimate(values.to(angles), errors.to(angles))
@@ -185,7 +183,7 @@ class ShotSimulator(Simulator):
     def explain(
         self, circuit: HeadCircuit, batch_size: int, dtype: torch.dtype = torch.float32
     ) -> Explanation:
-        """Return the cost of a training step, which is that of the exact simulator in `base`."""
+        """Return the cost of a training step on the exact simulator `base`."""
         return self.base.explain(circuit, batch_size, dtype)
 
     def to_dict(self) -> dict[str, Any]:
@@ -202,7 +200,7 @@ class ShotSimulator(Simulator):
             matrix = torch.from_numpy(output_matrix(circuit.register(name))).to(angles).T
             exact = likely[name] @ matrix
             sampled = torch.from_numpy(counts[name] / self.shots).to(angles) @ matrix
-            # Straight-through: the difference is zero, but its gradient is not.
+            # Straight-through: the bracket is zero, but has the exact gradient.
             outputs.append(sampled + (exact - exact.detach()))
         return torch.cat(outputs, dim=1)
 
@@ -247,8 +245,8 @@ def _check_shiftable(base: Simulator) -> None:
     """Raise `InvalidInputError` if parameter shift does not apply to a simulator's outputs."""
     if not base.follows_shift_rule:
         raise InvalidInputError(
-            f"parameter shift needs outputs of one circuit, those of {base!r} are made of several "
-            f"(as extrapolated ones are): take gradient='exact'"
+            f"parameter shift needs outputs of a single circuit, but {base!r} computes each output "
+            f"from several circuits, as extrapolation does: use gradient='exact'"
         )
     coherent = base.noise.coherent if isinstance(base, NoisySimulator) else {}
     stretched = [
@@ -258,6 +256,6 @@ def _check_shiftable(base: Simulator) -> None:
     ]
     if stretched:
         raise InvalidInputError(
-            f"parameter shift needs rotations by the angle itself, the noise stretches {stretched} "
-            f"(CoherentError.relative): take gradient='exact'"
+            f"parameter shift needs rotations by the exact angle, but the noise rescales angles of "
+            f"{stretched} (CoherentError.relative): use gradient='exact'"
         )

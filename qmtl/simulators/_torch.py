@@ -1,11 +1,11 @@
 """A group's outputs by torch operations: for GPUs, function transforms, and as a reference.
 
-A state has shape ``(parts, cones, amplitudes, samples)``. The parts are the real one, and the
-imaginary one as soon as there is any, so that real gates cost half; inference formats such as ONNX
-have no complex numbers. Samples come last, so that every operation is a long contiguous loop over
-them. All torch operations are differentiable and out-of-place, so that autograd, ``vmap`` and
-double backward work. None depends on the number of samples, so that an exported program takes any
-batch size.
+A state has shape ``(parts, cones, amplitudes, samples)``. The parts are the real part and, after
+the first complex gate, the imaginary part. So real gates cost half, and export to formats without
+complex numbers, such as ONNX, is possible. Samples come last, so that every operation is a long
+contiguous loop over them. All torch operations are differentiable and out-of-place, so that
+autograd, ``vmap`` and double backward work. No operation depends on the number of samples, so that
+an exported program takes any batch size.
 """
 
 from collections.abc import Sequence
@@ -27,8 +27,8 @@ LARGEST_UNITARY = 64
 # The angle of each slot, shape (cones, samples or 1).
 Angles = Sequence[Tensor]
 
-# A 2x2 matrix; entries have equally many parts and shape (parts, cones, samples), with 1 sample if
-# the angle does not depend on it.
+# A 2x2 matrix. All entries have the same shape (parts, cones, samples), with 1 sample if the angle
+# is equal for all samples.
 Matrix = tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
@@ -41,7 +41,7 @@ def _times(left: Tensor, right: Tensor) -> Tensor:
 
 
 def _is_fixed(angle: Tensor) -> bool:
-    """Return whether an angle is the same for all samples; a symbolic batch counts as several."""
+    """Return whether an angle is equal for all samples; a symbolic batch counts as several."""
     samples = angle.shape[-1]
     return type(samples) is int and samples == 1
 
@@ -85,9 +85,10 @@ def _apply_matrix(state: Tensor, matrix: Matrix, wire: int, n_wires: int) -> Ten
 
 @lru_cache(maxsize=256)
 def signs_of(wires: tuple[tuple[int, ...], ...], n_wires: int, *, flips: bool) -> NDArray[np.int8]:
-    """Return signs of products of Z, one row each; with `flips`, the product of all in one row.
+    """Return the signs of Z-strings, one row each; with `flips`, one row with the sign of all CZs.
 
-    This is not a tensor, because a tensor made inside a transform of `torch.func` must not be kept.
+    The result is cached, so it is a numpy array: a tensor must not outlive a transform of
+    `torch.func`.
     """
     states = np.arange(2**n_wires)
 
@@ -112,7 +113,7 @@ def _apply_phases(state: Tensor, layer: Layer, angles: Angles, n_wires: int) -> 
     if not rotations:
         return state
     phase: Tensor | float = 0.0
-    # Angles that are equal for all samples are summed separately, in a small product.
+    # Angles that are equal for all samples need only a small product.
     for fixed in (True, False):
         chosen = [(wires, a) for wires, a in rotations if _is_fixed(a) == fixed]
         if chosen:

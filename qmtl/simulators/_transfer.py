@@ -1,8 +1,9 @@
 """Pauli transfer matrices: gates and channels as real linear maps of the numbers tr(Pρ).
 
-Rows and columns are Pauli strings in base 4, first wire first: I 0, X 1, Y 2, Z 3. Row P of a gate
-holds the strings of U† P U. So the matrix moves the numbers of a state forwards, and its transpose
-moves an observable's coefficients backwards. All numbers are real, in the precision of the input.
+Rows and columns are Pauli strings as numbers in base 4, first wire first: I 0, X 1, Y 2, Z 3. Row P
+of a gate holds the coefficients of U† P U. So the matrix moves a state's numbers forwards, and its
+transpose moves an observable's coefficients backwards. All numbers are real, in the precision of
+the input.
 """
 
 from collections.abc import Sequence
@@ -23,7 +24,7 @@ PAULIS = np.array([[[1, 0], [0, 1]], [[0, 1], [1, 0]], [[0, -1j], [1j, 0]], [[1,
 
 
 def channel_matrices(numbers: FloatArray, n_wires: int) -> FloatArray:
-    """Return matrices (channels, 4^n, 4^n) of noise channels, from rows of factors and a shift."""
+    """Return the matrices (channels, 4^n, 4^n) of channels, each a row of factors and a shift."""
     strings = np.arange(4**n_wires)
     matrices = np.zeros((len(numbers), 4**n_wires, 4**n_wires))
     matrices[:, strings, strings] = numbers[:, : 4**n_wires]
@@ -45,7 +46,7 @@ def gate_matrix(name: str, n_wires: int) -> FloatArray:
 
 @cache
 def rotation_matrices(name: str, n_wires: int) -> FloatArray:
-    """Return a rotation's three matrices: the constant one, and those times cosine and sine."""
+    """Return a rotation's three matrices: the constant, cosine and sine coefficients."""
     op = Op(name, tuple(range(n_wires)), 0)
     found = np.zeros((3, 4**n_wires, 4**n_wires))
     for row in range(4**n_wires):
@@ -57,7 +58,7 @@ def rotation_matrices(name: str, n_wires: int) -> FloatArray:
 
 
 def matrices_of(op: Op, numbers: FloatArray | None = None) -> FloatArray:
-    """Return one matrix, a rotation's three, or one for each row of a channel's numbers.
+    """Return a gate's matrix, a rotation's three, or one matrix per row of a channel's numbers.
 
     Without numbers, a channel's matrix is 1 at every entry that can be non-zero.
     """
@@ -110,8 +111,8 @@ def half_of_gate(kind: str) -> FloatArray:
         halves = np.array([[[1, 0], [0, 0]], [[0, 0], [0, 1]]], dtype=complex)
     else:
         halves = PAULIS[[0, "IXYZ".index(kind)]]
-    # The 1/2 of the expansion is exact in any precision; 1/sqrt(2) on both wires would let the
-    # trace drift along a chain of thousands of wires.
+    # The factor 1/2 of the expansion is exact in any precision. With 1/sqrt(2) on both wires, the
+    # trace would drift along a chain of thousands of wires.
     pairs = PAULIS.conj() if kind == "control" else PAULIS / 2
     maps = np.einsum("abc,bij,qjk,clk->aqil", pairs, halves, PAULIS, halves.conj())
     return np.ascontiguousarray(np.einsum("pli,aqil->paq", PAULIS, maps).real / 2)

@@ -1,7 +1,7 @@
 """`Task`: its name, kind and number of outputs; its labels, loss, activation and metrics.
 
-Missing labels are NaN in float targets and -100 in integer targets. They never enter a loss, a
-gradient or a metric.
+Missing labels are NaN in float targets and -100 in integer targets. They never affect losses,
+gradients or metrics.
 """
 
 from qmtl.tasks._definition import METRICS as METRICS

@@ -1,4 +1,4 @@
-"""The definition of a task: its kind and metrics, its checked fields, its form as plain data."""
+"""The definition of a task: kinds and metrics, checks of its fields, conversion to plain data."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -159,7 +159,7 @@ class TaskDefinition:
 
 
 def metric_names(task: "TaskDefinition") -> tuple[str, ...]:
-    """Return the task's metrics, or the default metrics of its kind."""
+    """Return the task's metrics, which default to those of its kind."""
     return task.metric_names or _DEFAULT_METRICS[task.kind]
 
 

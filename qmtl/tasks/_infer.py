@@ -1,4 +1,4 @@
-"""Infer the task from a column of labels; an error if that is ambiguous."""
+"""Infer the task from a column of labels; raise if the labels are ambiguous."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -20,29 +20,29 @@ from qmtl.tasks._labels import (
 )
 from qmtl.tasks._task import Task
 
-# With more classes than this, and more than one class per two rows, labels are taken for ids or
-# free text.
+# Labels with more classes than this, and more than one class per two rows, count as ids or free
+# text.
 FEW = 10
 
 
 def infer_task(name: str, values: Any, kind: str | None = None) -> Task:
-    """Infer the task that fits the labels; `Task.to_targets` says which labels are equal.
+    """Infer the task that fits the labels; for equality of labels see `Task.to_targets`.
 
-    Without a kind: two different texts or whole numbers make a binary task; more texts make a
-    multiclass task (classes in sorted order), and so do the whole numbers 0..C-1; more than two
-    different numbers with fractions make a regression. A categorical column of pandas holds
-    classes. A 2-D array is multilabel if it holds 0 and 1 only, and a regression if it holds
-    fractions.
+    If `kind` is None, the labels decide. Two different texts or whole numbers make a binary task.
+    More texts (as classes in sorted order), or the whole numbers 0..C-1, make a multiclass task.
+    More than two different numbers with fractions make a regression task. A categorical column of
+    pandas holds classes. A 2-D array is multilabel if it only holds 0 and 1, and a regression task
+    if it holds fractions.
 
     Args:
         name: name of the task.
         values: labels of shape (N,), (N, 1) or (N, columns), see `Task.to_targets`.
-        kind: "binary", "multiclass" or "regression", for one column.
+        kind: "binary", "multiclass" or "regression", for one column; None to infer the kind.
 
     Raises:
-        InvalidInputError: there is no label, or the labels fit several kinds (an
-            `UnclearKindError`), do not fit the given one, or look like dates, ids or free text; the
-            message says what to pass instead.
+        UnclearKindError: the labels fit several kinds, or look like ids or free text; the message
+            names arguments that decide.
+        InvalidInputError: there is no label, labels do not fit the given kind, or are dates.
 
     Example:
         >>> infer_task("a", ["cat", "dog", None, "cat"]).class_names
@@ -97,7 +97,7 @@ def infer_task(name: str, values: Any, kind: str | None = None) -> Task:
         return _from_texts(name, array, numbers, texts, kind, n)
     classes = {number for number in numbers if number != MISSING}
     if kind is None and getattr(getattr(values, "dtype", None), "name", "") == "category":
-        # The categorical type says that these are classes, even if they are written as numbers.
+        # Categories are classes, even if they are numbers.
         kind = "binary" if len(classes) == 2 else "multiclass"
     if kind is not None:
         return _with_kind(name, kind, classes)
@@ -131,7 +131,7 @@ def _from_texts(
             "pass a Task with class_names, or say that it is 'multiclass'",
         )
     names = sorted({*texts, *map(number_text, numbers)})
-    # True, TRUE and true are one class, as `Task.to_targets` reads them.
+    # True, TRUE and true are one class, as in `Task.to_targets`.
     names = sorted({truth_word(text) or text: text for text in reversed(names)}.values())
     _check_count(name, names, kind)
     if kind is None and len(names) > max(FEW, n // 2):

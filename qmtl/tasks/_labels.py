@@ -1,4 +1,4 @@
-"""Labels: one rule for which label means which class, whatever type the labels come in."""
+"""Labels: the conversion of labels of any type to class numbers or values."""
 
 import datetime
 import math
@@ -47,7 +47,7 @@ def is_missing(value: Any) -> bool:
         return True
     if isinstance(value, str):
         return value.strip() in MISSING_WORDS
-    # pandas' missing values are recognised by their type's name, so that pandas is not needed.
+    # The type's name identifies pandas' missing values without importing pandas.
     if type(value).__name__ in ("NAType", "NaTType"):
         return True
     if isinstance(value, np.datetime64 | np.timedelta64):
@@ -56,13 +56,13 @@ def is_missing(value: Any) -> bool:
 
 
 def number_in(text: str) -> float | None:
-    """Return the number that a text spells (infinite ones too), or None for any other text.
+    """Return the number that a text spells, which may be infinite, or None for any other text.
 
     Example:
         >>> number_in(" 1e3"), number_in("1_000"), number_in("-inf"), number_in("nan")
         (1000.0, None, -inf, None)
     """
-    if "_" in text:  # Python reads 1_000 as a number, but in a file it is a name
+    if "_" in text:  # Python reads 1_000 as a number, but in a file such a text is a name
         return None
     try:
         number = float(text)
@@ -72,7 +72,7 @@ def number_in(text: str) -> float | None:
 
 
 def number_text(number: float) -> str:
-    """Return a number in the form that a class name has.
+    """Write a number as a class name.
 
     Example:
         >>> number_text(1.0), number_text(-1.5)
@@ -82,7 +82,7 @@ def number_text(number: float) -> str:
 
 
 def truth_word(value: Any) -> str:
-    """Return "true" or "false" for a truth value or its text in any case; "" for others.
+    """Return "true" or "false" for a Boolean or its text in any case; "" for other values.
 
     Example:
         >>> truth_word(True), truth_word(" FALSE"), truth_word("yes")
@@ -145,14 +145,14 @@ def present(targets: Tensor) -> Tensor:
 def check_varied(
     task: "Task", targets: Tensor, *, name: str | None = None, stacklevel: int = 2
 ) -> None:
-    """Refuse canonical targets of a single class; warn of regression targets that are all equal.
+    """Raise for canonical targets of a single class; warn if regression targets are all equal.
 
-    A multilabel task is refused if each of its labels has a single class. Missing labels do not
-    count, and without any label nothing is said. Messages call the task `name`, if it is given; a
-    `stacklevel` of 2 is the caller of the caller, as in `warnings.warn`.
+    A multilabel task raises only if each of its labels has a single class. Missing labels are
+    ignored; so are targets without any label. Messages use `name`, if given, as the task's name.
+    With a `stacklevel` of 2 the warning points to the caller of the caller, as in `warnings.warn`.
 
     Raises:
-        InvalidInputError: there is one class everywhere; the error names the task.
+        InvalidInputError: all labels have one class; the error names the task.
 
     Example:
         >>> from qmtl.tasks import Task
@@ -190,7 +190,7 @@ def to_targets(task: "Task", values: Any, rows: Sequence[Any] | None) -> Tensor:
     device = values.device if isinstance(values, Tensor) else torch.device("cpu")
     if task.kind == "multiclass":
         return array.nan_to_num(nan=MISSING).long().to(device)
-    # Large values such as timestamps keep their digits until they are standardised.
+    # In float64, large values such as timestamps keep their digits until they are standardised.
     exact = task.kind == "regression" and device.type != "mps"  # MPS has no float64
     return (array if exact else array.float()).to(device)
 
@@ -211,7 +211,7 @@ def read_labels(task: "Task", values: Any, rows: Sequence[Any] | None = None) ->
             f"got {array.shape}"
         )
     if task.kind == "regression":
-        # Losses and models use float32, in which a larger label would silently become infinite.
+        # Losses and models use float32, where larger labels would silently become infinite.
         bad, allowed = np.abs(array) > np.finfo(np.float32).max, "finite numbers, NaN if missing"
     else:
         n_classes = task.n_outputs if task.kind == "multiclass" else 2
@@ -232,7 +232,7 @@ def _row(rows: Sequence[Any] | None, position: Sequence[int]) -> Any:
 
 
 class _Names(NamedTuple):
-    """Dictionaries to class numbers, from class names and from the numbers that they spell."""
+    """Class numbers by class names, and by the numbers that class names spell."""
 
     texts: Mapping[str, int]
     numbers: Mapping[float, int]
@@ -330,7 +330,7 @@ def _allowed(task: "Task", names: _Names) -> str:
 
 
 def best_constant(task: "Task", train_targets: Any, sample_weight: Any = None) -> Tensor:
-    """Return the best constant prediction, one row for every sample; see `Task.baseline`."""
+    """Return the best constant prediction, as one row; see `Task.baseline`."""
     labels = torch.from_numpy(read_labels(task, train_targets))
     weights = row_weights(sample_weight, len(labels))
     rows = torch.ones(len(labels), 1) if weights is None else weights.unsqueeze(1)
@@ -355,7 +355,7 @@ def best_constant(task: "Task", train_targets: Any, sample_weight: Any = None) -
 def rounding(rows: int) -> float:
     """Return the standard deviation, relative to the mean, up to which numbers count as constant.
 
-    The sum of that many float64 numbers may be off by as much.
+    This is the possible rounding error of a sum of that many float64 numbers.
 
     Example:
         >>> rounding(100) < 1e-13

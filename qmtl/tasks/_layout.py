@@ -32,7 +32,7 @@ def task_layout(tasks: tuple["Task", ...]) -> "TaskLayout":
         >>> task_layout((Task.binary("a"), Task.multiclass("b", 3))).output_slices["b"]
         slice(1, 4, None)
     """
-    # While torch records a program, new tensors have no values, and must not outlive it.
+    # Tensors made while torch records a program have no values: they must not be cached.
     return TaskLayout(tasks) if torch.compiler.is_compiling() else _cached_layout(tasks)
 
 
@@ -87,9 +87,9 @@ class TaskGroup:
 
     Attributes:
         tasks: indices of the tasks.
-        outputs: their columns of joined logits.
-        columns: their columns of joined targets.
-        weights: their class weights, float64 (tasks, classes), or None.
+        outputs: the tasks' columns of joined logits.
+        columns: the tasks' columns of joined targets.
+        weights: the tasks' class weights, float64 (tasks, classes), or None.
     """
 
     kind: str
@@ -106,7 +106,7 @@ class TaskGroup:
         mask: Tensor | None,
         sample_weight: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Sums of losses and normalisers (tasks,); the mask marks targets that are not missing."""
+        """Return sums of losses, and normalisers, (tasks,); the mask marks labelled targets."""
         n_rows, n_tasks = len(logits), len(self.tasks)
         if self.kind == "multiclass":
             flat = logits.reshape(-1, self.n_outputs), targets.reshape(-1).long()
@@ -134,7 +134,7 @@ class TaskGroup:
             own = rows.expand_as(losses) if own is None else own * rows
         sums = losses.sum(0)
         if own is None:
-            # No entry is missing, and each counts once.
+            # Without mask and weights, no entry is missing and each counts once.
             n_entries = n_rows * targets.shape[1] // n_tasks
             counts = sums.new_full((n_tasks,), n_entries)
         else:
@@ -156,12 +156,12 @@ class TaskGroup:
 class TaskLayout:
     """The columns of each task's outputs and targets in joined tensors.
 
-    Tasks of one kind are processed together: a torch call costs microseconds whatever it computes,
-    and with a thousand small tasks, these calls are most of a training step.
+    Tasks of one kind run together. Each torch call costs microseconds even for small tensors:
+    separate calls for a thousand small tasks would take most of a training step.
 
     Joined logits have shape (rows, outputs), in the tasks' order. Joined targets have shape (rows,
     columns): one column for binary, multiclass and single regression tasks, otherwise one per
-    output. They have one floating type for all tasks; NaN is a missing label.
+    output. Joined targets have one floating type for all tasks; NaN is a missing label.
 
     Args:
         tasks: the tasks, in order.
@@ -173,8 +173,8 @@ class TaskLayout:
         n_outputs: number of columns of joined logits.
         n_columns: number of columns of joined targets.
         column_of_output: index of the target column of each output, int64 (outputs,).
-        dtype: type of joined targets: float64 with regression tasks, whose labels keep their digits
-            until they are standardised, otherwise float32.
+        dtype: type of joined targets: float64 if there are regression tasks, so that their labels
+            keep all digits until they are standardised; otherwise float32.
     """
 
     def __init__(self, tasks: Sequence["Task"]) -> None:
@@ -189,7 +189,7 @@ class TaskLayout:
         keys = [(t.kind, t.n_outputs, t.class_weights is not None) for t in self.tasks]
         self._places = alike(keys)
         order = [place for group in self._places for place in group]
-        # Layouts are cached: a first use with tensors without values must not spoil the next ones.
+        # Layouts are cached: tensors made here must have values, so they are on the CPU.
         cpu = partial(torch.tensor, device="cpu")
         task_of_column = [i for i, width in enumerate(widths) for _ in range(width)]
         column_of_output = [
@@ -216,7 +216,7 @@ class TaskLayout:
             self._task_of_column = task_of_column.to(device)
             groups = tuple(self._group(places, device) for places in self._places)
             if torch.compiler.is_compiling():
-                # These tensors have no values, and must not outlive the program.
+                # Tensors of a recorded program have no values: do not cache them.
                 return groups
             self._on_devices = {device: groups}
         return self._on_devices[device]
@@ -283,16 +283,16 @@ class TaskLayout:
         complete: bool = False,
         sample_weight: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """`Task.loss_terms` of all tasks, with a few torch calls per kind of task.
+        """Return `Task.loss_terms` of all tasks, with a few torch calls per kind of task.
 
         Args:
             logits: joined logits (rows, outputs).
             targets: joined targets (rows, columns); regression targets are already standardised.
-            complete: whether it is known that no label is missing, which saves a check.
+            complete: whether no label is missing; True saves a check.
             sample_weight: weights of the rows, (rows,); None counts each row once.
 
         Returns:
-            Each task's sum over its labelled entries, and what to divide it by: both (tasks,).
+            The sum over each task's labelled entries, and the normaliser: both (tasks,).
 
         Example:
             >>> from qmtl.tasks import Task
@@ -304,7 +304,7 @@ class TaskLayout:
         groups = self.groups(logits.device)
         mask = None
         if not complete:
-            # Missing entries are replaced on both sides *before* the loss: masking it afterwards
+            # Replace missing entries in logits and targets *before* the loss: a mask after the loss
             # would leave 0 * NaN in the gradient.
             mask = ~targets.isnan()
             targets = torch.where(mask, targets, 0.0)

@@ -1,6 +1,6 @@
 """Metrics: as torchmetrics objects, and computed for many columns of predictions at once.
 
-torchmetrics is imported only when it is needed: its import takes seconds.
+The import of torchmetrics takes seconds, so functions import it when they need it.
 """
 
 import math
@@ -33,19 +33,19 @@ _TORCHMETRICS = {
     "mae": ("MeanAbsoluteError", None), "pearson": ("PearsonCorrCoef", None),
     "spearman": ("SpearmanCorrCoef", None),
 }  # fmt: skip
-"""Metric → torchmetrics' class, and its average over classes or labels."""
+"""torchmetrics' class, and the kind of average over classes or labels, by metric name."""
 
 
 @contextmanager
 def silence() -> Iterator[None]:
-    """Silence torchmetrics' warnings in cases where qmtl returns NaN."""
+    """Silence torchmetrics' warnings about undefined metrics, for which qmtl returns NaN."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", category=UserWarning)
         yield
 
 
 def harden(predictions: Tensor) -> Tensor:
-    """Return hard labels of probabilities: a tie at 0.5 is positive."""
+    """Convert probabilities to hard labels; 0.5 is positive."""
     return (predictions >= 0.5).long()
 
 
@@ -82,10 +82,10 @@ def _torchmetric(kind: str, n: int, name: str) -> Any:
 def column_scores(kind: str, name: str, p: Tensor, y: Tensor, w: Tensor) -> Tensor:
     """Return one metric of every column, float64 (columns,).
 
-    It is NaN where it is undefined, where no row is labelled, and where the prediction of a
-    labelled row is not finite. Predictions `p` are float64 (columns, N), with a class axis in
-    between for multiclass; labels `y` are (columns, N), NaN where missing; weights `w` are (N,): a
-    row of weight 2 counts like two equal rows.
+    The metric is NaN where it is undefined, where no row is labelled, and where a labelled row's
+    prediction is not finite. Predictions `p` are float64 (columns, N), or (columns, classes, N) for
+    multiclass. Labels `y` are (columns, N), NaN where missing. Weights `w` are (N,): a row of
+    weight 2 counts like two equal rows.
     """
     kept = ~y.isnan() & (w > 0)
     finite = p.isfinite() if p.ndim == 2 else p.isfinite().all(dim=1)
@@ -99,9 +99,9 @@ def column_scores(kind: str, name: str, p: Tensor, y: Tensor, w: Tensor) -> Tens
 
 
 def _score(kind: str, name: str, p: Tensor, y: Tensor, w: Tensor) -> Tensor:
-    """Return the metric of every column; weights are (columns, N), and 0 where a label is missing.
+    """Return the metric of every column; weights are (columns, N).
 
-    All other entries of missing labels are 0, too.
+    Where a label is missing, its weight, its label and its prediction are 0.
     """
     if kind == "regression":
         return _number_score(name, p, y, w)
@@ -145,7 +145,7 @@ def _hard_score(kind: str, name: str, p: Tensor, y: Tensor, w: Tensor) -> Tensor
         return _mean((decided == y).double(), w)
     classes = torch.arange(2 if kind == "binary" else p.shape[1]).unsqueeze(1)
     found, labels = decided.unsqueeze(1) == classes, y.unsqueeze(1) == classes
-    # Weights of right decisions, of decisions and of labels, each (columns, classes).
+    # Total weights of right decisions, of decisions and of labels, each (columns, classes).
     right, n_found, n_labels = (
         (rows * w.unsqueeze(1)).sum(-1) for rows in (found & labels, found, labels)
     )
@@ -168,7 +168,7 @@ def _hard_score(kind: str, name: str, p: Tensor, y: Tensor, w: Tensor) -> Tensor
 
 def _calibration_error(sure: Tensor, right: Tensor, w: Tensor) -> Tensor:
     """Return the weighted mean over bins of |mean confidence - share of correct predictions|."""
-    # The edges are in float32 as in torchmetrics: 0.6 is on the edge between two bins.
+    # The edges are in float32 as in torchmetrics, because 0.6 is on the edge between two bins.
     edges = torch.linspace(0, 1, ECE_BINS + 1)
     bins = torch.bucketize(sure, edges.double(), right=True) - 1
     gaps = sure.new_zeros(len(sure), ECE_BINS + 1).scatter_add_(1, bins, w * (sure - right))
@@ -184,13 +184,13 @@ def _centred(values: Tensor, w: Tensor) -> Tensor:
 
 
 def _varied(values: Tensor, w: Tensor) -> Tensor:
-    """Return whether a column has two different values with weight."""
+    """Return whether a column has two different values of positive weight."""
     low, high = (torch.where(w > 0, values, end) for end in (math.inf, -math.inf))
     return low.amin(1) < high.amax(1)
 
 
 def _below(values: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the weight of the rows below each row's value, and of those up to and at it."""
+    """Return, for each row's value, the weight of the rows below it, and of those not above it."""
     ordered, order = values.sort(dim=1)
     total = pad(w.gather(1, order).cumsum(1), (1, 0))
     places = (torch.searchsorted(ordered, values, right=right) for right in (False, True))
@@ -199,11 +199,11 @@ def _below(values: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def row_weights(values: Any, n_rows: int) -> Tensor | None:
-    """Return weights of rows, one number each or one for all: float64 (n_rows,); None stays None.
+    """Check weights of rows, or one weight for all; return float64 (n_rows,), or None for None.
 
     Raises:
-        InvalidInputError: for another shape, a weight that is negative, missing or infinite, or if
-            no weight is above zero.
+        InvalidInputError: for another shape, a weight that is negative, missing or infinite, or
+            only weights of zero.
 
     Example:
         >>> row_weights([1, 0.5], 2)
@@ -216,7 +216,7 @@ def row_weights(values: Any, n_rows: int) -> Tensor | None:
     try:
         if isinstance(values, np.ma.MaskedArray):
             values = np.ma.filled(values.astype(np.float64), np.nan)
-        # Decimal numbers and texts are not accepted as numbers here.
+        # Objects of the class Decimal and texts do not count as numbers.
         given = np.asarray(values)
         weights = np.array(given, dtype=np.float64)
         if given.dtype.kind in "USMm":

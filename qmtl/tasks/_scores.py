@@ -17,7 +17,7 @@ from qmtl.tasks._metrics import column_scores, row_weights, silence
 if TYPE_CHECKING:
     from qmtl.tasks._task import Task
 
-# Entries that are computed at once, so that large tables need little additional memory.
+# Most entries of a computation, so that large tables need little additional memory.
 CHUNK = 2**22
 ROUNDING = 1e-3
 
@@ -46,7 +46,7 @@ def evaluate_all(
     targets: Mapping[str, Tensor],
     sample_weight: Tensor | None = None,
 ) -> dict[str, dict[str, float]]:
-    """Apply `Task.evaluate` to many tasks on the same rows; those of equal kind run together.
+    """Apply `Task.evaluate` to many tasks on the same rows; tasks of equal kind run together.
 
     Args:
         tasks: the tasks.
@@ -77,7 +77,7 @@ def evaluate_all(
         if wanted and len(labels) != len(wanted[0]):
             raise InvalidInputError(
                 f"task {task.name!r} has {len(labels)} rows, and {tasks[0].name!r} has "
-                f"{len(wanted[0])}; tasks with other rows have to be evaluated one by one"
+                f"{len(wanted[0])}; evaluate tasks with different rows one by one"
             )
         own = predictions[task.name].detach().to("cpu", torch.float64)
         given.append(own.reshape(len(labels), task.n_outputs))
@@ -89,7 +89,7 @@ def evaluate_all(
 def evaluate_joined(
     layout: TaskLayout, predictions: Tensor, targets: Tensor, sample_weight: Tensor | None = None
 ) -> dict[str, dict[str, float]]:
-    """Apply `evaluate_all` to joined tensors; the labels must have been checked before.
+    """Apply `evaluate_all` to joined tensors, without a check of the labels.
 
     Args:
         layout: layout of the tasks.
@@ -110,7 +110,7 @@ def evaluate_joined(
     found: dict[str, dict[str, float]] = {}
     for group in layout.groups(predictions.device):
         n_tasks = len(group.tasks)
-        # (tasks, outputs, N) and (tasks, columns, N): metrics are computed along the last one.
+        # (tasks, outputs, N) and (tasks, columns, N): metrics run along the last axis.
         given, labels = (
             columns(joined).T.unflatten(0, (n_tasks, columns.n // n_tasks))
             for columns, joined in ((group.outputs, predictions), (group.columns, targets))
@@ -124,7 +124,7 @@ def evaluate_joined(
                 with silence():
                     values = [_scores(group.kind, name, *own).tolist() for name in names]
                 for task, scores in zip(tasks, zip(*values, strict=True), strict=True):
-                    # One NaN object for all, so that equal metrics are equal dictionaries.
+                    # With the same NaN object everywhere, equal metrics are equal dictionaries.
                     own_scores = (math.nan if math.isnan(score) else score for score in scores)
                     found[task.name] = dict(zip(names, own_scores, strict=True))
     return {task.name: found[task.name] for task in layout.tasks}
@@ -142,11 +142,10 @@ def _check_shape(task: "Task", predictions: Tensor, labels: Tensor) -> None:
 
 
 def _check_probabilities(task: "Task", predictions: Tensor) -> None:
-    """Refuse logits: compared with 0.5, they would give metrics that look right."""
+    """Raise for logits, which would give wrong but plausible metrics when compared with 0.5."""
     if task.kind == "regression":
         return
-    # NaN and infinity are not refused: they make the metrics NaN. Rounding may lead slightly out
-    # of [0, 1].
+    # NaN and infinity pass, because metrics become NaN. Rounding may lead slightly out of [0, 1].
     outside = (predictions < -ROUNDING) | (predictions > 1 + ROUNDING)
     bad = outside & predictions.isfinite()
     if bad.any():

@@ -1,4 +1,4 @@
-"""`Task`: a task definition with its methods; the modules beside it implement them."""
+"""`Task`: a task definition with methods, which the other modules of the package implement."""
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Task(TaskDefinition):
-    """One thing to predict. Build it with `binary`, `multiclass`, `multilabel` or `regression`.
+    """A prediction task. Make one with `binary`, `multiclass`, `multilabel` or `regression`.
 
     Args:
         name: non-empty, and not "encoding" (the name of the weights that all tasks share).
@@ -65,18 +65,17 @@ class Task(TaskDefinition):
     def to_targets(self, values: Any, *, rows: Sequence[Any] | None = None) -> Tensor:
         """Check labels and convert them to the form that losses and metrics expect.
 
-        A text is the class with that name; otherwise it is missing if it is one of `MISSING_WORDS`,
-        or the number that it spells: "1", "1.0" and 1 are the same label. Blanks around it do not
-        count. A number is the class whose name spells it, if a class name spells a number (names
-        "1", "2", "3"); otherwise it is the number of the class, from 0. True and False, as values
-        or as texts in any case, are the classes of these names, if there are any; otherwise they
-        are 1 and 0 (the texts only in binary and multilabel tasks without class names). Missing are
-        also None, NaN, NA, NaT, masked entries and, except in regression, -100.
+        A text is the class with that name. Otherwise a text from `MISSING_WORDS` is missing, and
+        any other text must spell a number: "1", "1.0" and 1 are the same label. Blanks around a
+        text are ignored. If class names spell numbers ("1", "2", "3"), a number is the class whose
+        name spells it; otherwise, a number counts the classes from 0. True and False, as values or
+        as texts in any case, are the classes of these names, if there are such classes. Otherwise
+        they are 1 and 0 (texts only in binary and multilabel tasks without class names). None, NaN,
+        NA, NaT, masked entries and, except in regression, -100 are also missing.
 
         Args:
             values: array, list, masked array or column of labels, (N,), (N, 1) or (N, n_outputs);
-                or a tensor in the returned form, whose numbers are not looked up among the class
-                names.
+                or a tensor in the returned form, whose numbers never are class names.
             rows: names of the rows for error messages; None counts from 0.
 
         Returns:
@@ -85,8 +84,8 @@ class Task(TaskDefinition):
             for several targets, finite or NaN. The device is that of `values`, if it is a tensor.
 
         Raises:
-            InvalidInputError: a shape does not fit, a label is out of range (the error names its
-                row), or is a date.
+            InvalidInputError: a shape does not fit, or a label is a date or out of range; the error
+                names the label's row.
 
         Example:
             >>> Task.binary("a").to_targets([1, None, 0])
@@ -112,7 +111,7 @@ class Task(TaskDefinition):
     def loss_terms(
         self, logits: Tensor, targets: Tensor, sample_weight: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Return the sum of the loss over the labelled entries, and what to divide it by.
+        """Return the sum of the loss over the labelled entries, and the normaliser.
 
         Args:
             logits: (B, n_outputs).
@@ -120,10 +119,10 @@ class Task(TaskDefinition):
             sample_weight: weights of the rows, (B,), which multiply class weights; None for 1 each.
 
         Returns:
-            Two 0-dim tensors, 0 without labels: the sum and the normaliser, which is the number of
-            labelled entries, or for weighted multiclass tasks the sum of the class weights of
-            the labelled rows, as in torch; each entry counts by its row's weight. A missing label
-            never makes them or their gradients NaN.
+            Two 0-dim tensors, both 0 without labels. The normaliser is the number of labelled
+            entries; for multiclass tasks with class weights, the sum of these over the labelled
+            rows, as in torch. Each entry counts by its row's weight. A missing label never makes
+            the results or their gradients NaN.
 
         Raises:
             InvalidInputError: the shapes do not fit.
@@ -160,11 +159,10 @@ class Task(TaskDefinition):
             tensor(0.6931)
         """
         if sample_weight is not None and len(logits):
-            # Only the ratios of weights matter, and the logits' type may not hold their absolute
-            # values.
+            # Only ratios of weights matter, and the logits' type may be too narrow for the weights.
             sample_weight = torch.as_tensor(sample_weight)
             sample_weight = sample_weight / sample_weight.max()
-        # Half precision holds neither the sum nor the number of many rows.
+        # Half precision is too narrow for the sum and the number of many rows.
         exact = logits.to(torch.promote_types(logits.dtype, torch.float32))
         total, count = self.loss_terms(exact, targets, sample_weight)
         if not count > 0:
@@ -186,7 +184,7 @@ class Task(TaskDefinition):
         return f"{self.kind} with {self.n_outputs} outputs{named}"
 
     def labelled_like(self, other: "Task") -> bool:
-        """Return whether two tasks' targets mean the same: kind, outputs, and names if given.
+        """Return whether two tasks have equal kinds, outputs, and, if both have any, class names.
 
         Example:
             >>> Task.binary("a", class_names=["no", "yes"]).labelled_like(Task.binary("a"))
@@ -236,9 +234,9 @@ class Task(TaskDefinition):
     def metrics(self) -> "MetricCollection":
         """Return the metrics as a `torchmetrics.MetricCollection`, which accumulates over batches.
 
-        Its inputs are predictions in the form of `activation` and targets *without* missing labels
-        (int64 for classes); where metrics are undefined, it follows torchmetrics' conventions. With
-        several regression targets, pearson and spearman give one value per target.
+        The collection takes predictions in the form of `activation`, and targets *without* missing
+        labels (int64 for classes). Undefined metrics follow torchmetrics' conventions. With several
+        regression targets, pearson and spearman give one value per target.
 
         Example:
             >>> import torch
@@ -261,9 +259,9 @@ class Task(TaskDefinition):
                 two rows, a row of weight 0 not at all. None for 1 each.
 
         Returns:
-            Metric name → value; NaN if it is undefined (no labels, one class for auroc and
-            matthews, constant values for pearson) or a prediction is not finite. Averages are over
-            the classes, labels or targets for which a metric is defined.
+            A dictionary from metric name to value. The value is NaN if the metric is undefined (no
+            labels, one class for auroc and matthews, constant values for pearson) or a prediction
+            is not finite. Averages are over the classes, labels or targets with a defined metric.
 
         Raises:
             InvalidInputError: the shapes do not fit, or a probability is not in [0, 1].
@@ -286,7 +284,7 @@ class Task(TaskDefinition):
             label of a multilabel task without any training label gets 0.5.
 
         Raises:
-            InvalidInputError: a task or a regression target has no label to learn from.
+            InvalidInputError: a task or a regression target has no label.
 
         Example:
             >>> Task.multiclass("a", 3).baseline([0, 2, 2, None])
@@ -326,9 +324,9 @@ def check_tasks(tasks: Iterable[Task]) -> tuple[Task, ...]:
 def chosen_tasks(
     names: Sequence[str] | None, known: Collection[str], what: str = "task", *, least: int = 0
 ) -> tuple[str, ...]:
-    """Return the names of the requested tasks, in that order; None means all known tasks.
+    """Check and return the names of the requested tasks; None means all known tasks.
 
-    Errors call an unknown name `what`.
+    `what` describes a name in errors about unknown names.
 
     Raises:
         InvalidInputError: for a string, an unknown name, a name that comes twice, or fewer than

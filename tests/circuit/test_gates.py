@@ -152,7 +152,7 @@ def test_a_sequence_is_an_encoding_or_a_block_and_plain_data():
     ("rows", "message"),
     [
         ([("RX", (2,), (), None, 1.0)], r"RX\(1\) 2: the sequence has wires 0 to 1"),
-        ([("RX", (0,), (), 3, 1.0)], "weights must be numbered from 0 .*: 0 is used by no"),
+        ([("RX", (0,), (), 3, 1.0)], "weights must be numbered from 0 .*: no gate uses 0"),
         ([("RX", (0,), (1,), None, 1.0)], "features must be numbered from 0"),
         ([("RX", (0,))], "does not fit"),
         ([("RX", 0, (), None, 1.0)], "does not fit"),

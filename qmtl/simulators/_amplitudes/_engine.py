@@ -10,8 +10,8 @@ from qmtl.simulators._amplitudes._program import Program
 from qmtl.simulators._engine import Array, Engine, Inputs
 from qmtl.simulators._torch import TorchEngine
 
-# Possible numbers of samples in a tile; with 64 amplitudes, state and adjoint fill about half of a
-# first-level cache.
+# Possible numbers of samples in a tile. With the largest and 64 amplitudes, state and adjoint fill
+# about half of a first-level cache.
 TILES = (8, 16, 32)
 LARGEST_TILE_BYTES = 2**19
 
@@ -95,7 +95,7 @@ class AmplitudeEngine(Engine):
         self._run(inputs, cones, wanted, kept, gradients, (own, by_cone, by_task))
         of_task = by_task.sum(axis=0)
         if self.group.joint is not None:
-            # The gradient of a weight of a task that was not asked for must be exactly zero.
+            # Weights of tasks without a gradient must get a gradient of exactly zero.
             of_output, of_angle = self.group.joint
             asked = np.zeros(int(of_output.max(initial=0)) + 1, np.bool_)
             asked[of_output[by_output[0]]] = True
@@ -109,7 +109,7 @@ class AmplitudeEngine(Engine):
         return self._torch.torch_values(sampled, fixed)
 
     def step_bytes(self, samples: int, itemsize: int) -> int:
-        """Estimate the bytes of a training step, from the sizes of the arrays above."""
+        """Estimate the bytes of a training step from the sizes of this engine's arrays."""
         size, tile = self.size, _tile(samples, self.size, itemsize)
         padded = -(-samples // tile) * tile
         states = 2 * len(self.cones) * self.states_each * size * padded
@@ -121,7 +121,7 @@ class AmplitudeEngine(Engine):
 
 
 def _tile(samples: int, size: int, itemsize: int) -> int:
-    """Return the samples in a tile: enough for long loops, few enough for the cache."""
+    """Return the number of samples in a tile, for long loops and tiles that fit into the cache."""
     fitting = [t for t in TILES if 4 * itemsize * size * t <= LARGEST_TILE_BYTES] or TILES[:1]
     wanted = [t for t in fitting if t >= samples]
     return wanted[0] if wanted else fitting[-1]

@@ -1,15 +1,15 @@
 """The compiled kernel: runs cones forwards and backwards through their circuit, tile by tile.
 
-It interprets a small table of operations, so that it is compiled once per precision and serves
-every circuit. A tile holds one cone's state for some samples, one row of samples for each real
+The kernel interprets a small table of operations. So numba compiles it once per precision, for all
+circuits. A tile holds one cone's state for some samples, with one row of samples for each real
 number: the real parts of all amplitudes, then their imaginary parts. Inner loops run over samples
 and vectorise, and a tile stays in the first cache levels from |0…0⟩ to its outputs.
 
-In real numbers every rotation mixes pairs of rows by half its angle; `_pair` says which. A layer of
+In real numbers every rotation mixes pairs of rows, chosen by `_pair`, by half its angle. A layer of
 diagonal gates rotates the real and imaginary parts of each amplitude by an angle of that amplitude.
 The backward pass carries the adjoint state ∂L/∂(rows). For each operation it first adds the
-derivative of the operation's angle, which follows from the operation's output and its generator;
-then it undoes the operation on state and adjoint. No intermediate state is stored.
+derivative with respect to the angle, which follows from the operation's output and its generator;
+then it undoes the operation on state and adjoint. So no intermediate state is stored.
 
 `_program` writes the tables. The columns of ``ops`` are: the kind; the stride of the wire; the slot
 of the angle; the mask of the wires of a Z that depends on the sample (SAMPLE); the source of the
@@ -139,7 +139,7 @@ def _derive(state, adjoint, op, terms, n, size, g, slope, target):
 
 @kernel
 def _read(state, adjoint, readout, columns, values, low, n, size, p, back):
-    """Read a task's outputs from its final state; backwards, turn gradients into an adjoint."""
+    """Read a task's outputs from the final state; if `back`, turn gradients into an adjoint."""
     rest = size // readout.shape[1]
     for b in range(readout.shape[1]):
         for s in range(n):
@@ -173,15 +173,15 @@ def walk(
 ):  # fmt: skip
     """Compute outputs of the items from `first` to `last`, or (if `back`) their gradients.
 
-    An item is one of the `cones` together with a tile of samples. Forwards, outputs go to
-    ``values[sample, columns[task, output]]``, and final states to `states` if there is room.
-    Backwards starts from these states; `values` holds the gradients (only those of `wanted` tasks,
-    the others being zero), and the q-th cone adds to ``by_sampled[q, slot, sample]``,
+    An item is one of the `cones` together with a tile of samples. The forward pass writes outputs
+    to ``values[sample, columns[task, output]]``, and final states to `states` if there is room. The
+    backward pass starts from these states. Then `values` holds the gradients, which are zero except
+    for `wanted` tasks, and the q-th cone adds to ``by_sampled[q, slot, sample]``,
     ``by_cone[tile, q, slot]`` and ``by_task[tile, q · tasks per cone + task, slot]``.
 
     The first `n_shared` operations run once per cone. If tasks share cones, the other operations
-    run once per task: forwards after the shared ones, on copies of the cone's state; backwards
-    before the shared ones, with the adjoints summed.
+    run once per task: in the forward pass after the shared ones, on copies of the cone's state; in
+    the backward pass before the shared ones, with the adjoints summed.
     """
     size, lanes, n_shared, n_starts = sizes
     ops, terms, signs, readout = program
@@ -204,8 +204,8 @@ def walk(
         n = uint64(min(lanes, samples - tile * lanes))
         active = False
         for round_ in range(runs):
-            # Round 0 runs the cone's operations, the other rounds those of the tasks; backwards,
-            # round 0 comes last.
+            # Round 0 runs the cone's operations, the other rounds those of the tasks. The backward
+            # pass runs round 0 last.
             own_round = runs - 1 - round_ if back else round_
             which = max(own_round - 1, 0)
             task = cone * per_cone + which
@@ -225,7 +225,7 @@ def walk(
                         state[r, s] = r == 0
                     if back and not reads:
                         adjoint[r, s] = whole[r, s]
-            # The readout is a further step after the last operation.
+            # The readout is one more step after the last operation.
             for step in range(begin, end + 1):
                 k = begin + end - step if back else step
                 if k == end:

@@ -43,8 +43,8 @@ class _Tables:
         n_wires: number of wires of the state.
         span: number of wires, from the first, on which the layers act.
         source: source of the angles that are equal for all samples.
-        by_sample: slot → column of each angle that depends on the sample.
-        fixed: slot → column of each other angle.
+        by_sample: columns of the angles that depend on the sample, by slot.
+        fixed: columns of the other angles, by slot.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class _Tables:
     def starts(self, layer: Layer) -> Layer:
         """Write rotations of |0…0⟩, from the last wire to the first; return the gates left over.
 
-        At this point only amplitudes of the later wires are non-zero, and all of them are real.
+        Before each rotation only amplitudes of later wires are non-zero, and all of them are real.
         """
         by_wire: dict[int, list[Op]] = {}
         for op in layer.ops:
@@ -135,7 +135,7 @@ class _Tables:
 
 
 def build_program(group: Group) -> Program | None:
-    """Return the group's program; None if its block depends on the sample (torch runs it then).
+    """Return the group's program; None if the block depends on the sample, which needs torch.
 
     Example:
         >>> from qmtl import HeadCircuit, Task

@@ -18,7 +18,7 @@ from qmtl.simulators._plan import Group
 _Table = tuple[Array, Array, Array, Array]
 _Tables = tuple[tuple[int, int], tuple[_Table, _Table, Array], tuple[Array, Array]]
 
-# Bytes of a tile's registers: with their adjoints they should fit into a second-level cache.
+# Bytes of a tile's registers, which should fit into a second-level cache with their adjoints.
 TILE_BYTES = 2**18
 FEWEST_LANES, MOST_LANES = 16, 256
 
@@ -29,8 +29,8 @@ class PauliEngine(Engine):
     Args:
         group: the group of cones.
         program: the cones' polynomials.
-        constants: values of the polynomials' constants for each cone (cones, constants), and for
-            each member (members, constants); None if there are none.
+        constants: the values of the polynomials' constants, as two arrays: (cones, constants) for
+            the encoding, and (members, constants) for the block. None for no constants.
     """
 
     name: ClassVar[str] = "Pauli strings"
@@ -100,7 +100,7 @@ class PauliEngine(Engine):
         walk, run_items, n_threads, add_at = self._kernels
         lanes, programs, constants = self._tables(gradients.dtype)
         index = self._index
-        # Usually all outputs have a gradient, which a single sample can show.
+        # Usually all outputs have a gradient, and one sample is enough to see that.
         if np.count_nonzero(gradients[0]) < gradients.shape[1]:
             # NaN counts as a gradient: it must reach the result.
             counts: Array = np.asarray(gradients.any(axis=0))[self.outputs]
@@ -118,8 +118,8 @@ class PauliEngine(Engine):
         sampled, fixed, own, _ = index
         targets, apart = (by_sampled, by_fixed), n_threads(n, work) > 1
         if apart:
-            # Threads must not write to the same place, so each cone has its own; the cones'
-            # gradients are then added in order.
+            # Threads must not write to the same array: each cone gets separate gradients, which are
+            # then added in order.
             shapes = (sampled.size, len(gradients)), (fixed.size + own.size,)
             targets = np.zeros(shapes[0], gradients.dtype), np.zeros(shapes[1], gradients.dtype)
         rest = (lanes, programs, index, constants, inputs.whole, kept, gradients, *targets)
@@ -165,9 +165,9 @@ def _unsigned(index: Any) -> Array:
 def _table(polynomials: Polynomials) -> _Table:
     """Return the kernel's tables.
 
-    They are: each operation with the register it writes; the outputs' registers and signs; for the
-    gradient, a row (operand, result, other operand, is subtracted, is first) for each operand, in
-    order, where the first one for a register overwrites it; and the registers to clear before.
+    They are: each operation with the register that it writes; the outputs' registers and signs; for
+    the gradient, a row (operand, result, other operand, is subtracted, is first) for each operand
+    in order, where the first row of a register overwrites it; and the registers to clear before.
     """
     first = polynomials.n_registers - len(polynomials.ops)
     ops = np.insert(polynomials.ops, 5, first + np.arange(len(polynomials.ops)), axis=1)
@@ -187,13 +187,12 @@ def _table(polynomials: Polynomials) -> _Table:
 
 
 def _lanes(n_registers: int, itemsize: int) -> int:
-    """Return the number of lanes of a tile."""
     fitting = TILE_BYTES // (n_registers * itemsize)
     return max(FEWEST_LANES, min(MOST_LANES, fitting // 16 * 16))
 
 
 def _operations(polynomials: Polynomials) -> int:
-    """Count the operations of the polynomials and of their gradient, which computes them again."""
+    """Count the operations of forward and backward pass, which runs the forward pass again."""
     return 6 * len(polynomials.ops) + 8 * int((polynomials.ops[:, 0] != PRODUCT).sum())
 
 

@@ -1,9 +1,9 @@
 """The compiled kernels: polynomials and their gradients, for many places and samples.
 
-A place is one member of a batch with its own angles: a light cone, or a task's block. A tile is a
-few places times some samples, flattened to lanes. Its registers, each a row of lanes, stay in the
-cache while the operations run over them. The gradient runs the operations again and then backwards,
-so that only the angles are read from memory.
+A place is a light cone, or a task's block, with its angles. A tile is a few places times some
+samples, flattened to lanes. The tile's registers, each a row of lanes, stay in the cache while the
+operations run over them. The gradient runs the operations again and then backwards, so that only
+the angles are read from memory.
 
 Registers hold 1, then a cosine and a sine for each angle (sampled angles first), then constants,
 then the results of the operations: x·y (kind 0), x·y + z·w (1) or x·y - z·w (2). All indices are
@@ -85,14 +85,14 @@ def walk(
     first, last, back, apart, lanes, programs, index, constants, angles, coefficients, values,
     of_sampled, of_fixed,
 ):  # fmt: skip
-    """Outputs ``values[sample, columns[cone, k]]`` of cones; or (if `back`) gradients from theirs.
+    """Compute outputs ``values[sample, columns[cone, k]]``, or (if `back`) the angles' gradients.
 
     The cosines and sines of a cone's angles are ``cos[sampled[cone, i], sample]`` and
     ``fcos[fixed[cone, i]]``; those of a block are ``fcos[own[member, i]]``. An output is the sum of
-    the strings' expectation values times ``coefficients[cone, k]``: forwards, the blocks come first
-    and add these coefficients; backwards, the blocks come last. Gradients are added at the angles'
-    places; if they are kept `apart`, as threads need it, at a place of their own for each angle of
-    each cone: those of the blocks after the other fixed ones.
+    the strings' expectation values times ``coefficients[cone, k]``. The forward pass runs the
+    blocks first, which give these coefficients; the backward pass runs the blocks last. Gradients
+    are added at the angles' places. If threads need them `apart`, each angle of each cone has a
+    separate place; the blocks' places follow those of the other fixed angles.
     """
     encoding, block, mixing = programs
     sampled, fixed, own, columns = index

@@ -3,9 +3,9 @@
 Register 0 holds 1; registers 1 + 2i and 2 + 2i hold the cosine and the sine of angle i; then come
 constants; every operation writes the next register. Equal operations are written only once.
 
-Under construction, a value is a product of *factors* that are not multiplied yet. Factors that two
-terms of a sum share stay outside it: many sums become equal, and uniform noise is almost free. At
-the end, products share multiplications. The default circuit needs 59 operations instead of 192.
+Under construction, a value is a product of *factors* that are not multiplied yet. Common factors of
+a sum's two terms stay outside the sum: so many sums become equal, and uniform noise is almost free.
+At the end, products share multiplications. The default circuit needs 59 operations instead of 192.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -21,7 +21,7 @@ from qmtl.simulators._pauli._products import share_products
 # Kinds of operation: x·y, x·y + z·w, x·y - z·w.
 PRODUCT, SUM, DIFFERENCE = range(3)
 
-# A factor is one number of a noise channel, (channel, index of the number), or a register,
+# A factor is a number of a noise channel, as (channel, index of the number), or a register, as
 # (REGISTER, its number). A product is a sorted tuple of factors.
 REGISTER = -1
 Factor = tuple[int, int]
@@ -29,7 +29,7 @@ Factors = tuple[Factor, ...]
 # A polynomial under construction: its sign and its factors; None is zero.
 Value = tuple[int, Factors] | None
 ONE: Value = (1, ())
-# Registers under construction: the first of sums, and the first of products.
+# First preliminary numbers of the registers of sums and of products.
 _FIRST_SUM, _FIRST_PRODUCT = 1 << 40, 1 << 41
 
 
@@ -134,7 +134,7 @@ class Builder:
         """Return the polynomials of `values`, without the operations that no value needs."""
         done: list[tuple[int, Factors]] = [(0, ()) if v is None else v for v in values]
         sums = self._needed(factor for _, factors in done for factor in factors)
-        # A sum multiplies two factors itself; an output is one register.
+        # A term of a sum may be a product of two registers, but an output must be one register.
         products = dict.fromkeys((factors, 1) for _, factors in done)
         products |= dict.fromkeys((factors, 2) for _, _, *both in sums for factors in both)
         constants: dict[Factors, int] = {}
@@ -189,7 +189,7 @@ class _Writer:
         self.ops.append(row)
 
     def operands(self, registers: Sequence[int], most: int) -> list[int]:
-        """Return final numbers, `most` of them; 0, which holds 1, for each that is missing."""
+        """Return the registers' final numbers, padded to `most` with register 0, which holds 1."""
         for register in registers:
             if register not in self._place:
                 self.write(register, PRODUCT, *self.operands(self._pairs[register], 2), 0, 0)

@@ -1,4 +1,4 @@
-"""Choose which pairs of factors to multiply, so that products share as much as possible."""
+"""Choose pairs of factors to multiply, so that products share many multiplications."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -11,8 +11,8 @@ Pair = tuple[int, int]
 def share_products(words: Sequence[tuple[list[int], int]], unused: int) -> dict[int, Pair]:
     """Replace pairs of factors by new registers until each product is short enough.
 
-    The pair that most products contain comes first, then the next, as in byte-pair encoding. When
-    no two products share a pair, each is multiplied on its own.
+    The pair that most products contain comes first, as in byte-pair encoding. When no two products
+    share a pair, each is multiplied separately.
 
     Args:
         words: each product as a sorted list of its factors' registers, and the most factors that
@@ -20,7 +20,7 @@ def share_products(words: Sequence[tuple[list[int], int]], unused: int) -> dict[
         unused: the first new register; it is larger than all others.
 
     Returns:
-        The two registers whose product each new register is.
+        For each new register, the two registers that it multiplies.
 
     Example:
         >>> words = [([1, 2, 3], 1), ([2, 3, 4], 2)]
@@ -39,7 +39,7 @@ def share_products(words: Sequence[tuple[list[int], int]], unused: int) -> dict[
     while heap:
         count, pair = heappop(heap)
         if len(users[pair]) != -count:
-            # Some of these products have lost a factor to another pair.
+            # Other pairs may have replaced factors of these products by now.
             if len(users[pair]) > 1:
                 heappush(heap, (-len(users[pair]), pair))
             continue

@@ -1,15 +1,15 @@
 """Convert a group of equal cones to polynomials: its circuit in the Heisenberg picture.
 
-A task's outputs are sums of Pauli-Z strings on the wires it reads. Moved backwards through its
-block, a string becomes a sum of strings on the block's wires; the coefficients depend on the
-block's weights only. The expectation values of these strings after the encoding depend on the
-features and the encoding's weights only; they come from moving the strings through the encoding
-back to |0…0⟩, where only products of Z survive. Both are polynomials in cosines and sines of the
-angles. Gates without an angle cost nothing, and wires outside a string's own cone are never
-touched.
+A task's outputs are sums of Pauli-Z strings on the wires that it reads. The task's block, applied
+backwards, turns each string into a sum of strings on the block's wires; the coefficients depend on
+the block's weights only. The encoding, applied backwards, turns these strings into strings on
+|0…0⟩, of which only products of Z are non-zero. So their expectation values depend on the features
+and the encoding's weights only. Coefficients and expectation values are polynomials in cosines and
+sines of the angles. Gates without an angle cost nothing, and a string never meets wires outside its
+cone.
 
-The number of strings grows as 4^wires, the size of a state vector as 2^wires: the number of
-operations decides which is used.
+The number of strings grows as 4^wires, the size of a state vector as 2^wires. So the number of
+operations decides which engine runs a group.
 """
 
 from collections.abc import Iterable, Sequence
@@ -64,8 +64,8 @@ class PauliProgram:
 def pauli_program(structure: Structure, most_sums: int = LARGEST_PROGRAM) -> PauliProgram | None:
     """Convert the cones of one structure to a program of polynomials.
 
-    The result is None if that needs more than `most_sums` sums of two strings, or if an angle of a
-    task's block depends on the sample.
+    The result is None if the program needs more than `most_sums` sums of two strings, or if an
+    angle of a task's block depends on the sample.
 
     Example:
         >>> from qmtl import HeadCircuit, Task
@@ -109,7 +109,7 @@ def write_program(
     """
     slots = circuit.block_slots
     builder = Builder(len(slots))
-    # Each sample multiplies every term by a coefficient of every output, and adds the result.
+    # Each sample multiplies every term by a coefficient for every output, and adds the products.
     most_terms = most // (2 * len(masks if mixing is None else mixing))
     sums, seen = [], set[Pauli]()
     for mask in masks:
@@ -118,7 +118,7 @@ def write_program(
         if len(seen) > most_terms:
             raise TooLargeError
     terms = sorted(seen)
-    # The encoding comes first: it may turn out to be too large.
+    # The encoding comes first: if it is too large, the block need not be written.
     encoding = write_encoding(terms, circuit, most)
     block = builder.finish([found.get(term) for found in sums for term in terms])
     return PauliProgram(encoding, block, len(terms), mixing)
@@ -129,8 +129,8 @@ def _operations(
 ) -> list[Op]:
     """List the gates one by one; slots that always have the same angle are merged.
 
-    `inwards` begins each layer with the wires farthest from the block, which are last. Moved
-    backwards, strings then spread outwards, and there are fewer of them.
+    With `inwards`, each layer begins with the wires farthest from the block, which are the last
+    local wires. So strings that move backwards spread outwards, and there are fewer of them.
     """
     ops: list[Op] = []
     for layer in layers:

@@ -1,15 +1,15 @@
 """Pauli strings as pairs of bit masks, and their change under gates (U† P U).
 
 A string is ``(x, z)``: bit w of `x` is set for X or Y on wire w, bit w of `z` for Z or Y. A gate
-without an angle turns a string into one string and a sign. A rotation exp(-iθA/2) does not change a
-string that commutes with A, and turns any other into ``cos θ · P + sign · sin θ · Q``.
+without an angle turns a string into one string and a sign. A rotation exp(-iθA/2) keeps a string
+that commutes with A, and turns any other string P into ``cos θ · P + sign · sin θ · Q``.
 """
 
 from qmtl.simulators._cones import Op
 
 Pauli = tuple[int, int]
-# Rotations by half a turn (their axis; they flip the sign) and by a quarter turn (their axis, and
-# the sign of the partner).
+# The rotation axis of half turns, which only change signs of strings; the axis of quarter turns,
+# with the sign of the partner.
 HALF_TURNS = {"X": "RX", "Z": "RZ"}
 QUARTER_TURNS = {"SX": ("RX", 1), "SXdg": ("RX", -1), "S": ("RZ", 1), "Sdg": ("RZ", -1)}
 
@@ -46,9 +46,9 @@ def after_clifford(op: Op, string: Pauli) -> tuple[Pauli, int]:
 
 
 def rotated(op: Op, string: Pauli) -> tuple[Pauli, int] | None:
-    """Return the partner Q = ±i A P of a string under a rotation about A, and its sign.
+    """Return the partner Q = ±i A P of a string P under a rotation about A, and its sign.
 
-    None if the string commutes with A and so does not change.
+    The result is None if P commutes with A.
 
     Example:
         >>> rotated(Op("RY", (0,), 0), (0, 1))  # Z becomes cos Z - sin X
@@ -68,7 +68,7 @@ def rotated(op: Op, string: Pauli) -> tuple[Pauli, int] | None:
 
 
 def without_z(wire: int, string: Pauli) -> Pauli | None:
-    """Return the string without its Z on a wire; None if it has none there.
+    """Return the string without its Z on a wire; None if the string has no Z there.
 
     Example:
         >>> without_z(0, (0, 3)), without_z(0, (1, 3))  # ZZ becomes IZ, but YZ stays

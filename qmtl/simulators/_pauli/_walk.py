@@ -1,8 +1,8 @@
 """Move strings backwards through a circuit with gates and noise, and write them as polynomials.
 
-In the Heisenberg picture, a noise channel multiplies each string by a number. A damping channel
-also adds, for a string with a Z on its wire, a multiple of the string without that Z. Both numbers
-are factors of a constant, so that cones with different noise share a program.
+In the Heisenberg picture, a noise channel multiplies each string by a number. If the string has a Z
+on a damping channel's wire, the channel also adds a multiple of the string without that Z. These
+numbers are constants of the polynomials, so that cones with different noise share a program.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,7 +15,7 @@ from qmtl.simulators._cones import Op
 from qmtl.simulators._pauli._polynomials import ONE, Builder, Polynomials, Value, cosine, sine
 from qmtl.simulators._pauli._strings import Pauli, after_clifford, rotated, without_z, written
 
-# Index of the shift among a channel's numbers; it adds the string without its Z.
+# Index of the shift among a channel's numbers: the coefficient of the string without its Z.
 SHIFT = -1
 # Most strings to follow; with more, another engine is faster.
 MOST_STRINGS = 20_000
@@ -52,7 +52,7 @@ class Circuit:
 
 
 def images(op: Op, strings: Iterable[Pauli], angle_of: Mapping[int, int]) -> Iterator[Image]:
-    """Yield each string with its image before an operation: one or two strings.
+    """Yield each string with its image, one or two strings before an operation.
 
     Args:
         op: the operation.
@@ -84,7 +84,7 @@ def images(op: Op, strings: Iterable[Pauli], angle_of: Mapping[int, int]) -> Ite
 def block_sums(
     builder: Builder, string: Pauli, ops: Sequence[Op], slots: Sequence[int], most: int
 ) -> Sums:
-    """Move a string back through a block: the strings that it becomes, with their coefficients."""
+    """Move a string back through a block; return the resulting strings and their coefficients."""
     angle_of = {slot: i for i, slot in enumerate(slots)}
     sums: Sums = {string: ONE}
     for op in reversed(ops):
@@ -106,7 +106,7 @@ def write_encoding(terms: Sequence[Pauli], circuit: Circuit, most: int) -> Polyn
         most: largest number of sums of two strings.
 
     Raises:
-        TooLargeError: if there would be more.
+        TooLargeError: if there would be more sums.
     """
     angle_of = circuit.encoding_angles
     first, *later = _needed(terms, circuit, most)
@@ -121,7 +121,7 @@ def write_encoding(terms: Sequence[Pauli], circuit: Circuit, most: int) -> Polyn
 
 
 def _needed(terms: Sequence[Pauli], circuit: Circuit, most: int) -> list[set[Pauli]]:
-    """Find the strings that `terms` depend on: those for |0…0⟩, then those after each operation."""
+    """List the strings that `terms` depend on: first on |0…0⟩, then after each operation."""
     angle_of, touched = circuit.encoding_angles, [0]
     for op in circuit.encoding:
         wires = () if op.name in (CHANNEL, DAMPING) else op.wires
@@ -133,17 +133,17 @@ def _needed(terms: Sequence[Pauli], circuit: Circuit, most: int) -> list[set[Pau
             rests = {q for p in found if (q := without_z(op.wires[0], p)) is not None}
             sums += len(rests)
             found = found | rests
-        elif op.name != CHANNEL:  # which only multiplies strings by numbers
+        elif op.name != CHANNEL:  # a channel only multiplies strings by numbers
             every = [terms for _, terms in images(op, found, angle_of)]
             sums += sum(map(len, every)) - len(every)
             found = {q for terms in every for q, _ in terms}
-        # A string with X or Y on a wire that no earlier gate acts on is zero.
+        # A string with X or Y on a wire without earlier gates has the expectation value zero.
         needed.append({q for q in found if not q[0] & ~before})
         visits += len(needed[-1])
         _check(sums, most)
         _check(len(needed[-1]), MOST_STRINGS)
         _check(visits, MOST_VISITS)
-    # Without operations, strings with X or Y have not been removed yet.
+    # Without operations, the loop has not removed strings with X or Y.
     needed[-1] = {p for p in needed[-1] if not p[0]}
     return needed[::-1]
 
