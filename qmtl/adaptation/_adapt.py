@@ -149,8 +149,6 @@ Way = Callable[[Any], Found]
 
 @dataclass(frozen=True)
 class _NewTask:
-    """A new task for a head, with its labelled rows."""
-
     head: Head
     task: Task
     readings: Tensor  # standardised, float64

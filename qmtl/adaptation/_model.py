@@ -90,9 +90,8 @@ def _of_data(model: Any, task: Task, data: MultiTaskData) -> tuple[Tensor, Tenso
     if None not in (model.columns, data.columns) and model.columns != data.columns:
         sides = column_differences(model.columns, data.columns)
         raise InvalidInputError(
-            f"the data's inputs are made of a table in another way than the model's were: the "
-            f"model has {sides[0]}; the data have {sides[1]}; give (data frame, labels), of which "
-            f"the model makes inputs itself"
+            f"the model and the data encode their tables differently: the model has {sides[0]}; "
+            f"the data have {sides[1]}; give (data frame, labels), which the model encodes itself"
         )
     splits = (data.train, data.validation)
     inputs = torch.cat([split.inputs for split in splits])

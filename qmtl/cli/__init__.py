@@ -115,7 +115,7 @@ def _show_warning(
     file: TextIO | None = None,
     line: str | None = None,
 ) -> None:
-    """Print a warning; one of qmtl's on one line, without the position in the code."""
+    """Print a warning; qmtl's warnings take one line, without the position in the code."""
     text = warnings.formatwarning(message, category, filename, lineno, line)
     if Path(filename).is_relative_to(Path(__file__).parents[1]):
         text = f"warning: {' '.join(str(message).split())}\n"

@@ -167,11 +167,11 @@ def explain(
     if isinstance(head, QuantumHead):
         circuit = head.circuit  # types such as quantum-no-entangler change the design's circuit
     else:
-        _warn(f"the head {chosen.head.type!r} is not this circuit, which a quantum head would be")
+        _warn(f"the recipe has a head {chosen.head.type!r}; the circuit is that of a quantum head")
     if (path / "model").is_dir():
         names = [t.name for t in load(path / "model").tasks if t.name not in circuit.registers]
         if names:
-            _warn(f"the run's model has more tasks than its recipe, which is shown: {names}")
+            _warn(f"the run's model also has tasks that are not in the recipe shown here: {names}")
     count = circuit.count_parameters()
     trained = sum(p.numel() for p in head.parameters() if p.requires_grad)
     print(circuit.draw(max_width=terminal_width()))

@@ -236,7 +236,6 @@ def _inputs(data: "MultiTaskData") -> str:
 
 
 def _defaults() -> dict[str, Any]:
-    """Return the default values that the recipe shows in comments."""
     from qmtl.encoders import MLPSection
     from qmtl.experiments import Recipe
     from qmtl.heads import HEAD_TYPES

@@ -33,7 +33,6 @@ class Holder:
 
     @classmethod
     def of_this_thread(cls) -> "Holder":
-        """Return a new holder for this thread."""
         pid, mark = os.getpid(), f"{threading.get_native_id()}-{uuid.uuid4().hex[:12]}"
         return cls(socket.gethostname(), pid, str(process_start(pid)), mark)
 
@@ -51,7 +50,6 @@ class Holder:
 
     @property
     def is_local(self) -> bool:
-        """Whether the holder is on this machine."""
         return self.host == socket.gethostname()
 
     def is_gone(self) -> bool:
@@ -96,7 +94,7 @@ def _take(ledger: Ledger, run: str, idx: int, holder: Holder) -> bool:
             is_over = not other.is_local and row["held_until"] < now()
             if not is_over and not other.is_gone():
                 return False
-            note(connection, run, idx, f"passed over {other.host}, process {other.pid}")
+            note(connection, run, idx, f"took over from {other.host}, process {other.pid}")
         until = (datetime.now(UTC) + HOLD).isoformat(timespec="milliseconds")
         connection.execute(
             "UPDATE chunks SET holder = ?, held_until = ? WHERE run = ? AND idx = ?",
@@ -130,7 +128,7 @@ class Claim:
 
     def note_duplicate(self, job: str) -> None:
         """Record that a job is a duplicate."""
-        with self._changing(f"job {job} is one too many and was cancelled") as connection:
+        with self._changing(f"job {job} is a duplicate and was cancelled") as connection:
             self._enter_job(connection, job, counts=False)
 
     def confirm(self) -> None:

@@ -275,7 +275,7 @@ class Client:
         return [self.state(job.job_id()) for job in jobs]
 
     def state(self, job: str) -> JobState:
-        """Return the present state of a job according to the service."""
+        """Return the current state of a job according to the service."""
         opened = self._job(job)
         status: Any = self._ask(f"asking for job {job}", _status, opened)
         if status not in STATUSES:
@@ -339,7 +339,7 @@ def _stripped(account: Mapping[str, Any]) -> dict[str, Any] | None:
 
 @contextmanager
 def _posting_once(service: Any, instance: str) -> Iterator[None]:
-    """Prevent the client from posting a job again automatically after a 5xx answer."""
+    """Prevent the client from posting a job again by itself after a 5xx answer."""
     from requests.adapters import HTTPAdapter
     from urllib3.util.retry import Retry
 

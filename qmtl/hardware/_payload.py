@@ -92,7 +92,7 @@ def check_run(run: HeadRun, backend: Backend, settings: HardwareSettings) -> Non
     most = backend.max_shots
     if most is not None and settings.shots > most:
         raise InvalidInputError(
-            f"{backend.name} takes at most {most} shots of a sample, got shots={settings.shots}"
+            f"{backend.name} takes at most {most} shots per sample, got shots={settings.shots}"
         )
     if settings.layout is not None and backend.target is None:
         raise InvalidInputError(f"{backend.name} has no qubits to choose: give no layout")

@@ -42,7 +42,7 @@ MOST_ROWS = 40  # most rows to show
 
 @dataclass(frozen=True)
 class ChunkStatus:
-    """The known state of a chunk: in the ledger, and at the service unless it was not asked."""
+    """A chunk's state in the ledger, and at the service (None if it was not asked)."""
 
     chunk: ChunkRecord
     service: JobState | None
@@ -280,7 +280,7 @@ def _wait(name: str, ledger: Ledger, client: Client, progress: Progress | None) 
         found = _poll(name, ledger, client, progress)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(
-            f"run {name} goes on; `{ledger.command('fetch', name, '--wait')}` comes back to it"
+            f"run {name} continues; `{ledger.command('fetch', name, '--wait')}` waits for it"
         ) from None
     finally:
         progress.end()

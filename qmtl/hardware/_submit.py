@@ -161,7 +161,6 @@ def _work_on(
 
 
 def _execute(ledger: Ledger, run: RunRecord, backend: Any, progress: Progress) -> None:
-    """Execute a run's chunks here, each once."""
     chunks = ledger.chunks(run.run)
     unsent = [chunk for chunk in chunks if chunk.is_unsent]
     if not unsent:
@@ -243,7 +242,6 @@ class _Sender:
         self._close()
 
     def _close(self) -> None:
-        """Close the batch or session if it was opened."""
         if "mode" in vars(self) and self.prepared.mode != "job":
             self.client.close_mode(self.mode)
 

@@ -195,8 +195,8 @@ def transpiled(
     if circuit.num_qubits > backend.target.num_qubits:
         raise InvalidInputError(
             f"the circuit has {circuit.num_qubits} wires, {backend.name} has "
-            f"{backend.target.num_qubits} qubits. It has all wires whatever tasks are measured: "
-            f"train a model of fewer tasks or wires per task, or of the 'shared' layout"
+            f"{backend.target.num_qubits} qubits. Choosing tasks does not remove wires: train a "
+            f"model with fewer tasks or wires per task, or in the 'shared' layout"
         )
     old = {"u1", "u2", "u3"} & set(backend.target.operation_names)
     if old and backend.is_local:

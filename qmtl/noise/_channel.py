@@ -185,7 +185,7 @@ class CoherentError:
                 raise unknown_name("rotation", name, sorted(ROTATIONS))
             Gate(name, at, Angle())
             if not set(at) <= {0, 1}:
-                raise InvalidInputError(f"a rotation's wires are 0 or 1 of its gate, got {at}")
+                raise InvalidInputError(f"wires of {name} must be positions 0 or 1, got {at}")
 
     def after(self, wires: tuple[int, ...]) -> list[Gate]:
         """Return the rotations after a gate on these wires."""

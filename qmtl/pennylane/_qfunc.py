@@ -119,7 +119,6 @@ def _is_zz(operation: Any) -> bool:
 def _gates(
     operation: Any, check: Any, n_wires: int, n_features: int, point: Tensor, other: Tensor
 ) -> list[Gate]:
-    """Return qmtl's gates for one PennyLane operation."""
     wires = tuple(operation.wires)
     name = "IsingZZ" if _is_zz(operation) else operation.name
     if name not in KNOWN:

@@ -132,7 +132,6 @@ def _levels(measurement: MeasurementProcess, reads: Reads) -> tuple[list[int], T
 
 
 def _joined(results: Sequence[Result], combine: Callable[..., Tensor]) -> Result:
-    """Combine several results into one, by a function of their values."""
     ends = np.cumsum([len(result.columns) for result in results])[:-1].tolist()
 
     def value(values: Tensor) -> Tensor:
@@ -153,7 +152,6 @@ def _words(observable: Any) -> "qml.pauli.PauliSentence | None":
 
 
 def _mean_of_words(words: "qml.pauli.PauliSentence", reads: Reads) -> Result:
-    """Return the mean of a sum of Pauli words."""
     factors, columns, constant = [], [], 0.0
     for word, factor in words.items():
         if len(word):
@@ -200,7 +198,6 @@ class Draw:
 
     @classmethod
     def of(cls, measurement: MeasurementProcess, tape: QuantumScript) -> "Draw":
-        """Return the draw that a measurement needs."""
         wires, gates = list(measurement.wires or tape.wires), basis_gates(measurement)
         if any(len(op.wires) > 1 for op in gates):
             return cls(dict.fromkeys(wires, _described(gates)), gates)
@@ -213,7 +210,6 @@ class Draw:
         return all(self.basis[wire] == other.basis[wire] for wire in shared)
 
     def joined(self, other: "Draw") -> "Draw":
-        """Return a draw that includes both draws."""
         further = [op for op in other.gates if op.wires[0] not in self.basis]
         support = self.support | other.support
         return Draw(self.basis | other.basis, self.gates + further, support)

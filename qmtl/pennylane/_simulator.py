@@ -182,7 +182,7 @@ def task_qnode(
         if missing:
             raise InvalidInputError(
                 f"weights must map 'encoding' and each task to a flat tensor, as head.weights() "
-                f"does; without {', '.join(sorted(missing))}, got {type(weights).__name__}"
+                f"does; got a {type(weights).__name__} without {', '.join(sorted(missing))}"
             )
         _apply_all(circuit, chosen, angles, weights)
         return {name: measured(register) for name, register in registers.items()}
@@ -250,7 +250,6 @@ def _device(device: Any, circuit: HeadCircuit, options: Mapping[str, Any]) -> An
 def _apply_all(
     circuit: HeadCircuit, tasks: Sequence[str], angles: Tensor, weights: Mapping[str, Tensor]
 ) -> None:
-    """Apply the gates of the encoding and of the tasks' blocks."""
     blocks = (gate for name in tasks for gate in circuit.block_gates(name))
     for gate in (*circuit.encoding_gates, *blocks):
         operation, angle = getattr(qml, gate.name), gate.angle
