@@ -200,7 +200,7 @@ def _check(head: Head, task: Task, methods: Sequence[str]) -> None:
             raise unknown_name("method", name, METHODS)
     base = _base(head)
     if list(methods) == ["vector"] and not _takes_vector(head, task):
-        why = "its blocks are its own weights, and vectors are for a MixtureHead or HyperHead"
+        why = "its blocks are trained weights; vectors need a MixtureHead or a HyperHead"
         if takes_vectors(base):
             why = f"none of its tasks has outputs like a {task.kind} task with {task.n_outputs}"
         raise InvalidInputError(

@@ -49,7 +49,7 @@ Set = Annotated[
 
 @app.command()
 def backends(
-    local: Annotated[bool, Option("--local", help="Only those that need no account.")] = False,
+    local: Annotated[bool, Option("--local", help="Only backends without an account.")] = False,
 ) -> None:
     """List the account's devices with their queues, and the backends that need no account.
 
@@ -312,7 +312,7 @@ def settings_of(shots: int, pairs: Sequence[str], max_qpu_seconds: float | None)
             raise InvalidInputError(f"--set: expected KEY=VALUE, got {pair!r}")
         key = key.strip()
         if key in options:
-            raise InvalidInputError(f"--set: {key} is given twice, or has an option of its own")
+            raise InvalidInputError(f"--set: {key} is given twice, or has a separate option")
         try:
             options[key] = tomllib.loads(f"value = {text}")["value"]
         except tomllib.TOMLDecodeError:

@@ -138,7 +138,7 @@ def affinity(
     ] = "parameters",
     epochs: Annotated[
         int | None,
-        Option(min=1, help="Train the recipe anew for this many epochs. [use the run's model]"),
+        Option(min=1, help="Train the recipe again for this many epochs. [use the run's model]"),
     ] = None,
     out: Annotated[Path | None, path_option("Table (.csv) or plot (.png, .svg, .pdf).")] = None,
 ) -> None:

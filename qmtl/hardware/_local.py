@@ -113,7 +113,7 @@ def _backend_of(prepared: PreparedRun, given: Any) -> Backend:
             )
     backend = open_backend(given)
     if not backend.is_local:
-        raise InvalidInputError(f"{name} is not a backend of this machine")
+        raise InvalidInputError(f"backend must be simulated on this machine, got {name}")
     if backend.name != name:
         raise InvalidInputError(f"the run was prepared for {name}, got backend {backend.name}")
     if prepared.identity and backend.identity != prepared.identity:

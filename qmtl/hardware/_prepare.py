@@ -40,8 +40,8 @@ SECONDS_PER_JOB = 2.0
 REPETITION_DELAY = 250e-6
 FREE = frozenset({"rz", "barrier", "delay", "measure"})
 NOT_CORRELATED = (
-    "The circuit is too large to be executed here as a whole: every task is executed on its own "
-    "noisy cone, so that shots of different tasks are not correlated."
+    "The circuit is too large to execute here as a whole. Each task is executed on its noisy light "
+    "cone, so shots of different tasks are not correlated."
 )
 
 

@@ -354,8 +354,8 @@ def _result(client: Client, claim: Claim, prepared: PreparedRun) -> tuple[PubDat
             return raw_from_result(prepared, claim.idx, client.result(job))
         except InvalidInputError as error:
             raise HardwareResultError(
-                f"the result of job {job} is not complete: {error}; nothing of it was stored, and "
-                "the service still has it: run the same command again"
+                f"the result of job {job} is not complete and was not stored: {error}; the service "
+                "still has it: run the same command again"
             ) from None
 
     retrying = client.patience.retrying(HardwareResultError, HardwareConnectionError)

@@ -159,7 +159,7 @@ def test_limits_are_told():
         execute(run, 0)
     head = small_head()
     run = prepare(head, features(head, 1), "aer", shots=10, predict=False)
-    with pytest.raises(InvalidInputError, match="not a backend of this machine"):
+    with pytest.raises(InvalidInputError, match="must be simulated on this machine"):
         execute(run, 0, backend=replace(open_backend("aer"), kind="real", name="ibm_x"))
 
 
