@@ -1,4 +1,4 @@
-"""New tasks for a trained model: closed-form heads, spectral transfer, or a block of their own."""
+"""New tasks for a trained model: linear layers, spectral transfer, a block, or a vector."""
 
 from qmtl.adaptation._adapt import METHODS as METHODS
 from qmtl.adaptation._adapt import Adapted as Adapted

@@ -1,4 +1,4 @@
-"""Add a task to a frozen head: cross-validate every method, fit the best one to all rows."""
+"""Addition of a task to a frozen head, by the method with the best cross-validated loss."""
 
 import copy
 import time
@@ -20,24 +20,24 @@ from qmtl.tasks import Task
 METHODS = ("ridge", "logistic", "smart", "block", "vector")
 """Ways to adapt a model to a new task."""
 FOLDS = 5
-# A method is dropped after the first fold if its loss is above the least one times BEHIND plus
+# A method is dropped after the first fold if its loss exceeds BEHIND times the least loss plus
 # MARGIN.
 BEHIND, MARGIN = 1.25, 0.01
 
 
 @dataclass(frozen=True)
 class Adapted:
-    """The record of how a task was added.
+    """A record of an added task.
 
     Attributes:
         method: the chosen method, with its strength if several were tried.
-        losses: method → mean loss on the held-out rows, over the folds; a method that was far
-            behind after the first fold has that fold's loss only.
+        losses: for each method, the mean loss on the held-out rows of all folds, or of the first
+            fold if the method was then far behind.
         scores: metrics of the chosen method on the held-out rows; for a regression, on standardised
             targets.
         rows: number of labelled rows.
         parameters: number of parameters of the task.
-        seconds: time that the adaptation took.
+        seconds: duration of the adaptation.
     """
 
     method: str
@@ -58,7 +58,7 @@ def adapted_head(
     methods: Sequence[str] = METHODS,
     seed: int = 0,
 ) -> tuple[ExtendedHead, Adapted]:
-    """Return a head with one more task; it contains an unchanged copy of the given head.
+    """Return a head with one more task and an unchanged copy of the given head, and a record.
 
     Args:
         head: the trained head.
@@ -66,13 +66,14 @@ def adapted_head(
         features: output of the frozen encoder, shape (rows, head.n_features).
         targets: canonical targets of these rows; regression targets are standardised.
         sample_weight: weight of each row, (rows,), above zero; None for 1 each.
-        methods: the methods to choose from, see `METHODS`; logistic is for classification, vector
-            for heads that compute their blocks and have a task with outputs like the new one's.
+        methods: the methods to choose from, see `METHODS`. ``"logistic"`` is for classification;
+            ``"vector"`` is for heads that compute their blocks and have a task with outputs like
+            the new task's.
         seed: seed of the folds and of a block's initial weights.
 
     Raises:
-        InvalidInputError: for an unknown method, a name that another task has, or labels from which
-            nothing can be learned.
+        InvalidInputError: for an unknown method, the name of an existing task, or fewer than two
+            different labels.
 
     Example:
         >>> from qmtl import HeadCircuit, QuantumHead
@@ -85,7 +86,7 @@ def adapted_head(
     """
     started = time.perf_counter()
     _check(head, task, methods)
-    # Fits use numpy on the CPU; a head on another device is copied there.
+    # Fits use numpy, so they need a copy of the head on the CPU.
     device = next(head.parameters()).device
     if device.type != "cpu":
         head = copy.deepcopy(head).cpu()
@@ -105,7 +106,7 @@ def adapted_head(
     spread = (share * (readings - mean).square()).mean(dim=0).sqrt().clamp(min=1e-6)
     standardised = (readings - mean) / spread
     new = _NewTask(head, task, standardised, Rows(features, targets, weights), seed)
-    # The trained tasks' outputs by the readings, by least squares: (outputs, readings).
+    # Least-squares weights that predict the trained tasks' outputs from readings.
     centred = (outputs.double() - outputs.double().mean(dim=0)).numpy()
     source = np.linalg.lstsq(standardised.numpy(), centred, rcond=1e-6)[0].T
     ways: dict[str, Way] = {
@@ -118,7 +119,7 @@ def adapted_head(
     if "vector" in methods and _takes_vector(head, task):
         ways["vector"] = new.by_vector
     losses, left_out = _race(new, ways)
-    # Compare only methods that ran on all folds: a single fold may be an easy one.
+    # Compare only methods that ran on all folds, because the first fold may be easier.
     n_folds = max(map(len, left_out.values()))
     method = min((n for n in losses if len(left_out[n]) == n_folds), key=losses.__getitem__)
     found = ways[method](slice(None))
@@ -148,8 +149,6 @@ Way = Callable[[Any], Found]
 
 @dataclass(frozen=True)
 class _NewTask:
-    """A new task for a head, with its labelled rows."""
-
     head: Head
     task: Task
     readings: Tensor  # standardised, float64
@@ -186,7 +185,7 @@ class _NewTask:
 
 
 def _added(extended: ExtendedHead, task: Task) -> nn.Module:
-    """Return the block or the vector of the task that was added last."""
+    """Return the block or the vector of `task`, which was added last."""
     return extended.vectors[-1] if task.name in extended.hosts else extended.blocks[-1]
 
 
@@ -201,7 +200,7 @@ def _check(head: Head, task: Task, methods: Sequence[str]) -> None:
             raise unknown_name("method", name, METHODS)
     base = _base(head)
     if list(methods) == ["vector"] and not _takes_vector(head, task):
-        why = "its blocks are its own weights, and vectors are for a MixtureHead or HyperHead"
+        why = "its blocks are trained weights; vectors need a MixtureHead or a HyperHead"
         if takes_vectors(base):
             why = f"none of its tasks has outputs like a {task.kind} task with {task.n_outputs}"
         raise InvalidInputError(
@@ -245,7 +244,7 @@ def _takes_vector(head: Head, task: Task) -> bool:
 def _extend(
     head: Head, task: Task, *, block: bool = False, host: str | None = None, seed: int
 ) -> ExtendedHead:
-    """Add one untrained task to the head; an extended head is extended further."""
+    """Return a copy of the head with one more, untrained task."""
     blocks = [task.name] if block else []
     vectors = {} if host is None else {task.name: host}
     if not isinstance(head, ExtendedHead):
@@ -270,7 +269,7 @@ def _placed_like(made: ExtendedHead, head: Head) -> ExtendedHead:
 
 
 def _outputs(head: Head, features: Tensor) -> Tensor:
-    """Return the measured values of a quantum head's tasks, or the logits of another head."""
+    """Return the expectation values of a quantum head's tasks, or the logits of another head."""
     base = _base(head)
     if not isinstance(base, QuantumHead):
         logits: Tensor = base(features, joined=True)
@@ -279,7 +278,7 @@ def _outputs(head: Head, features: Tensor) -> Tensor:
 
 
 def _folds(task: Task, targets: Tensor, seed: int) -> list[tuple[Array, Array]]:
-    """Split the rows into folds; a class with enough rows is in every part of every fold."""
+    """Return folds of the rows, stratified by class if every class has at least two rows."""
     from sklearn.model_selection import KFold, StratifiedKFold
 
     rows = np.zeros(len(targets))
@@ -295,7 +294,7 @@ def _folds(task: Task, targets: Tensor, seed: int) -> list[tuple[Array, Array]]:
 def _race(
     new: _NewTask, ways: dict[str, Way]
 ) -> tuple[dict[str, float], dict[str, list[tuple[Array, Tensor]]]]:
-    """Return each method's mean loss and logits on held-out rows; drop those far behind."""
+    """Return each method's mean loss and logits on held-out rows; drop methods far behind."""
     sums = {name: np.zeros(2) for name in ways}
     logits: dict[str, list[tuple[Array, Tensor]]] = {name: [] for name in ways}
     running = list(ways)
@@ -317,7 +316,7 @@ def _race(
 def _place(
     extended: ExtendedHead, task: Task, weights: Tensor, biases: Tensor, mean: Tensor
 ) -> None:
-    """Set the task's layer, with weights for readings that are not centred."""
+    """Set the task's layer, with biases for readings that are not centred."""
     assert extended.readouts is not None
     assert extended.readouts.bias is not None
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Fits of a new task: linear layers on readings in closed form; a block or vector by L-BFGS."""
+"""Fits of a new task: a linear layer on readings, or a block or vector by L-BFGS."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -15,8 +15,8 @@ from qmtl.tasks import Task
 Array = NDArray[np.float64]
 # Weights (outputs, readings) and biases (outputs,).
 Linear = tuple[Array, Array]
-# Takes standardised readings (rows, readings), targets as `Task.to_targets` has them (standardised
-# for a regression), the task, and weights of the rows, of mean 1, or None.
+# Arguments: standardised readings (rows, readings), canonical targets (standardised for a
+# regression), the task, and row weights of mean 1, or None.
 Fit = Callable[[Array, Tensor, Task, Array | None], Linear]
 
 # Ridge strengths per row, for readings of variance 1.
@@ -25,12 +25,12 @@ STRENGTHS = np.logspace(-5, 3, 17)
 INVERSE = (0.01, 0.1, 1.0, 10.0, 100.0)
 # The bias of a class that occurs in no row.
 ABSENT = -10.0
-# Source directions whose singular value is below this fraction of the largest are ignored.
+# Source directions with singular values below this fraction of the largest are ignored.
 LEAST = 1e-3
 
 
 def fits(task: Task, source: Array) -> dict[str, Fit]:
-    """Return every fit that suits a task, by name; `source` holds the trained tasks' weights."""
+    """Return the fits for a task, by name; `source` has the trained tasks' weights."""
     found: dict[str, Fit] = {"ridge": ridge_fit, "smart": spectral_fit_of(source)}
     if task.is_classification:
         found |= {f"logistic C={c:g}": _logistic_fit_of(c) for c in INVERSE}
@@ -47,21 +47,21 @@ def signs(task: Task, targets: Tensor) -> Array:
 
 
 def ridge_fit(readings: Array, targets: Tensor, task: Task, rows: Array | None = None) -> Linear:
-    """Fit (ΦᵀΦ + αI)⁻¹Φᵀy, with α by leave-one-out; classes are targets of ±1.
+    """Return a ridge regression (ΦᵀΦ + αI)⁻¹Φᵀy, with α by leave-one-out; classes are ±1.
 
-    For classes, the logits are the predictions times the factor that gives the smallest loss of the
-    leave-one-out predictions.
+    For classes, the logits are the predictions times the factor with the smallest loss of the
+    leave-one-out predictions. scikit-learn's RidgeCV computes the fit.
 
     References:
-        Pi-PINN, arXiv:2604.21761; scikit-learn's RidgeCV does the work.
+        Pi-PINN, arXiv:2604.21761.
     """
     import sklearn
     from sklearn.linear_model import RidgeCV
 
     def of(x: Array, y: Array, w: Array | None) -> tuple[Array, float, Array]:
-        # With a scoring, scikit-learn stores the predictions.
+        # scikit-learn stores the predictions only if `scoring` is given.
         model = RidgeCV(STRENGTHS * len(x), scoring="neg_mean_squared_error", store_cv_results=True)
-        # With the user's metadata routing switched on, the scoring would ignore the weights.
+        # If the user has enabled metadata routing, the scoring would ignore the weights.
         with sklearn.config_context(enable_metadata_routing=False):
             model.fit(x, y, sample_weight=w)
         best = int(np.argmin(np.abs(model.alphas - model.alpha_)))
@@ -71,12 +71,12 @@ def ridge_fit(readings: Array, targets: Tensor, task: Task, rows: Array | None =
 
 
 def spectral_fit_of(source: Array) -> Fit:
-    """Return a fit whose weights are sparse in the SVD of the trained tasks' weights.
+    """Return a fit with sparse weights in the singular directions of the trained tasks' weights.
 
-    With the source C = U S Vᵀ the new weights are V a, and a has an L1 penalty, chosen by
-    cross-validation. The paper estimates all responses of a target at once, as U A Vᵀ with a sparse
-    A. The one or few outputs of a new task have no left subspace to transfer, so that V a
-    remains (qmtl's interpretation).
+    With the source C = U S Vᵀ the new weights are V a, where a has an L1 penalty of a strength
+    chosen by cross-validation. The paper estimates all responses of a target at once, as U A Vᵀ
+    with a sparse A. The few outputs of a new task have no left subspace to transfer, so qmtl uses
+    V a (qmtl's interpretation).
 
     References:
         SMART, arXiv:2604.20161.
@@ -88,7 +88,7 @@ def spectral_fit_of(source: Array) -> Fit:
     def of(x: Array, y: Array, w: Array | None) -> tuple[Array, float, Array]:
         from sklearn.linear_model import LassoCV
 
-        # Without a random state, scikit-learn would draw a seed from NumPy's global generator.
+        # By default, scikit-learn would draw a seed from NumPy's global generator.
         options: dict[str, Any] = {"max_iter": 20_000, "random_state": 0}
         model = LassoCV(cv=min(5, len(x)), alphas=np.logspace(-4, 0, 20), **options)
         model.fit(x, y, sample_weight=w)
@@ -115,7 +115,7 @@ def _logistic_fit_of(inverse: float) -> Fit:
             model.fit(readings, targets.numpy(), sample_weight=rows)
             classes = model.classes_.astype(int)
             if len(classes) == 2:
-                # Two classes have one row: the logit of the second against the first.
+                # For two classes, scikit-learn fits one row: the second class against the first.
                 weights[classes[1]], biases[classes] = model.coef_[0], (0, model.intercept_[0])
             else:
                 weights[classes], biases[classes] = model.coef_, model.intercept_
@@ -137,9 +137,9 @@ def _logistic_fit_of(inverse: float) -> Fit:
 def _fit_outputs(
     of: Any, readings: Array, targets: Tensor, task: Task, rows: Array | None
 ) -> Linear:
-    """Fit each output on its labelled rows; turn predictions of ±1 into logits.
+    """Return a fit of each output on its labelled rows.
 
-    Logits are the predictions times the factor with the smallest loss.
+    For classes, the logits are the predictions of ±1 times the factor with the smallest loss.
     """
     wanted = signs(task, targets)
     weights, biases = np.zeros((wanted.shape[1], readings.shape[1])), np.zeros(wanted.shape[1])
@@ -147,7 +147,7 @@ def _fit_outputs(
     for i, column in enumerate(wanted.T):
         known = ~np.isnan(column)
         if len(set(column[known])) < 2:
-            # Nothing to learn: the only known value, or 0.
+            # Without two different labels, predict the only label, or 0.
             biases[i] = column[known][0] if known.any() else 0.0
             predictions[known, i] = biases[i]
             continue
@@ -167,13 +167,13 @@ def _fit_outputs(
     return weights * factor, biases * factor
 
 
-# Weight decay of the linear map before the register, and of a vector, which has few numbers.
+# Weight decay of a block's linear map to its register, and of a vector, which has few entries.
 DECAY, VECTOR_DECAY = 1e-3, 1e-5
 ITERATIONS = 60
 
 
 class Rows(NamedTuple):
-    """Labelled rows of a new task, from which a block or a vector is trained."""
+    """Labelled rows of a new task, for training."""
 
     features: Tensor  # of the frozen encoder
     targets: Tensor  # canonical; standardised for a regression
@@ -201,9 +201,9 @@ def train_vector(extended: ExtendedHead, task: Task, rows: Rows) -> None:
 
 
 def best_host(base: QuantumHead, task: Task, rows: Rows) -> str:
-    """Return the task on whose register to measure a new task, among tasks with outputs like it.
+    """Return the trained task on whose register to measure a new task with similar outputs.
 
-    The features on its light cone fit the labels best, by least squares.
+    The features in the light cone of this task fit the labels best, by least squares.
     """
     columns = cone_columns(base.circuit)
     x = rows.features.double().numpy()
@@ -228,7 +228,7 @@ def _minimise(
 ) -> None:
     """Train the module in place, by the loss on all rows plus weight decay of one parameter.
 
-    L-BFGS suits its few (some twenty) weights.
+    The method is L-BFGS, because the module has only some twenty weights.
     """
     # Not torch.optim: its first step imports torch's compiler, which takes seconds.
     from scipy.optimize import minimize

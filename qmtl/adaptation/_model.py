@@ -1,4 +1,4 @@
-"""Adapt a model: its labelled rows and their features, then the larger head."""
+"""Adaptation of a model: from its labelled rows and their features to the larger head."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -18,9 +18,9 @@ from qmtl.tasks import Task, row_weights
 def adapted_to(
     model: Any, task: Task, data: Any, sample_weight: Any, *, methods: Sequence[str], seed: int
 ) -> tuple[ExtendedHead, tuple[Tensor, Tensor] | None, Tensor]:
-    """Return a larger head, a regression's mean and standard deviation, and the rows' inputs.
+    """Return the larger head, a regression's label mean and deviation, and the labelled inputs.
 
-    See `qmtl.MultiTaskModel.adapt` for arguments and errors.
+    The arguments and errors are those of `qmtl.MultiTaskModel.adapt`.
     """
     import sklearn.linear_model  # noqa: F401  (loads the libraries whose threads are limited)
     from threadpoolctl import threadpool_limits
@@ -44,7 +44,7 @@ def adapted_to(
             f"inputs of shape {tuple(inputs.shape)} do not go through the model's encoder "
             f"{type(model.encoder).__name__}: {' '.join(str(error).split())}"
         ) from error
-    # Small fits: the threads of several libraries would wait for each other.
+    # The fits are small, and threads of several libraries would wait for each other.
     with threadpool_limits(1):
         options: dict[str, Any] = {"methods": methods, "seed": seed, "sample_weight": weights}
         head, _ = adapted_head(model.head, task, features, targets, **options)
@@ -90,9 +90,8 @@ def _of_data(model: Any, task: Task, data: MultiTaskData) -> tuple[Tensor, Tenso
     if None not in (model.columns, data.columns) and model.columns != data.columns:
         sides = column_differences(model.columns, data.columns)
         raise InvalidInputError(
-            f"the data's inputs are made of a table in another way than the model's were: the "
-            f"model has {sides[0]}; the data have {sides[1]}; give (data frame, labels), of which "
-            f"the model makes inputs itself"
+            f"the model and the data encode their tables differently: the model has {sides[0]}; "
+            f"the data have {sides[1]}; give (data frame, labels), which the model encodes itself"
         )
     splits = (data.train, data.validation)
     inputs = torch.cat([split.inputs for split in splits])

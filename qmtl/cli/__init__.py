@@ -36,12 +36,12 @@ class _Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt as interrupt:
-            # Typer would end the program without saying how to continue.
+            # Typer would exit without the message, which says how to continue.
             _tell(interrupt)
             raise Exit(130) from None
 
 
-# Click's error for a wrong call, which Typer gives no name of its own.
+# Click's UsageError; Typer does not export it.
 _UsageError: Any = BadParameter.__base__
 
 app = Typer(
@@ -53,7 +53,7 @@ app = Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
-# In the order in which they are needed, which is also the order in the help.
+# The order is the order in the help.
 for command in (
     recipes.recipes, recipes.init, train.train, results.runs, results.evaluate,
     results.affinity, results.predict, results.report, models.adapt, models.merge, studies.bench,
@@ -83,9 +83,9 @@ def _options(
 
 
 def main() -> None:
-    """Run the command line; a wrong call or input is one line on standard error, and status 2."""
-    # Collect garbage less often: torch and Lightning create a million objects while they are
-    # imported, and looking through these takes about a tenth of the time of a short command.
+    """Run the command line; for a wrong call or input, print one line and exit with status 2."""
+    # Importing torch and Lightning creates a million objects. With the default thresholds, garbage
+    # collection would take a tenth of a short command's time.
     gc.set_threshold(100_000, 20, 100)
     set_streams()
     try:
@@ -99,7 +99,7 @@ def main() -> None:
         print("qmtl: aborted", file=sys.stderr)
         sys.exit(1)
     except (QmtlError, OSError) as error:
-        # An OSError is, for example, a file that cannot be written, or a full disk.
+        # For example, an OSError says that the disk is full.
         print(f"qmtl: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt as interrupt:
@@ -115,7 +115,7 @@ def _show_warning(
     file: TextIO | None = None,
     line: str | None = None,
 ) -> None:
-    """Print a warning of qmtl in one line, without the position in the code."""
+    """Print a warning; qmtl's warnings take one line, without the position in the code."""
     text = warnings.formatwarning(message, category, filename, lineno, line)
     if Path(filename).is_relative_to(Path(__file__).parents[1]):
         text = f"warning: {' '.join(str(message).split())}\n"
@@ -123,7 +123,7 @@ def _show_warning(
 
 
 def _tell_usage(error: Any) -> None:
-    """Say in one line what is wrong with a call; for a group without a command, show its help."""
+    """Print a usage error on one line; for a group without a command, print the help."""
     if type(error).__name__ == "NoArgsIsHelpError":
         error.show()
         return

@@ -1,6 +1,6 @@
 """Inputs of commands: shared arguments and options, shell completion, parsing, tables."""
 
-# Nothing here imports torch at the top, because the shell calls the completion at every key press.
+# Import torch only inside functions, because the shell calls the completion at every key press.
 
 import shlex
 import sys
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def expanded(value: Any) -> Any:
-    """Expand ``~`` in a path or a list of paths, which shells do not do in ``--out=~/x``."""
+    """Expand ``~`` in a path or a list of paths; shells do not expand ``--out=~/x``."""
     if isinstance(value, list | tuple):
         return [expanded(item) for item in value]
     if isinstance(value, str) and value.startswith("~"):
@@ -58,7 +58,7 @@ Delimiter = Annotated[
 
 
 def with_seed(overrides: list[str] | None, seed: int | None) -> list[str]:
-    """Return overrides that set every seed, then the given ones, which take precedence."""
+    """Return overrides that set every seed, followed by `overrides`, which take precedence."""
     sections = () if seed is None else ("data", "encoder", "head", "training")
     return [*(f"{section}.seed={seed}" for section in sections), *(overrides or [])]
 
@@ -101,7 +101,7 @@ def complete_heads(incomplete: str) -> list[str]:
 
 
 def parse_numbers(option: str, text: str, least: int = 1, kind: type = int) -> tuple[Any, ...]:
-    """Parse comma-separated finite numbers; return them ascending and without repetition."""
+    """Return distinct finite numbers from comma-separated text, in ascending order."""
     try:
         numbers = {kind(word) for word in text.split(",")}
     except ValueError:
@@ -115,7 +115,7 @@ def parse_numbers(option: str, text: str, least: int = 1, kind: type = int) -> t
 
 
 def label_task(labels: "LabelTable", table: Path, name: str, kind: str | None) -> "Task":
-    """Return the task of a ``--target``, with errors in the words of the command line."""
+    """Return the task of a ``--target``; error messages mention the option."""
     try:
         return labels.task(name, kind)
     except UnclearKindError as error:
@@ -132,7 +132,7 @@ def read_inputs(
     labels: Sequence[str] = (),
     decimal: str | None = None,
 ) -> tuple["Tensor", "pd.DataFrame"]:
-    """Read a table; return its rows' inputs, (rows, inputs), and the table."""
+    """Return the inputs in a table, shape (rows, inputs), and the table."""
     from qmtl.data import read_table
 
     columns = run.columns()
@@ -141,7 +141,7 @@ def read_inputs(
             f"the run {run.path} was not trained on a table: it has no inputs.json"
         )
     categories = [name for name, _ in columns.categorical]
-    # If the new file does not show its decimal mark or encoding, take those of the training file.
+    # If the new file is ambiguous, use the decimal mark and encoding of the training file.
     rows = read_table(
         table, delimiter, decimal=decimal, texts=[*categories, *labels],
         usual_decimal=columns.decimal,

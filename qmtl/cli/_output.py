@@ -1,4 +1,4 @@
-"""Output of commands: streams in any encoding, files, tables, a finished run."""
+"""Output of commands: streams of any encoding, files, tables, a finished run."""
 
 import codecs
 import io
@@ -15,7 +15,7 @@ from qmtl.errors import InvalidInputError
 if TYPE_CHECKING:
     from qmtl.experiments import Run
 
-# Replacements for the drawings' special characters if an encoding lacks them.
+# Replacements of the same width for characters in drawings that an encoding lacks.
 PLAIN = str.maketrans(
     {
         "─": "-", "━": "-", "│": "|", "╭": "+", "╰": "+", "╮": "+", "╯": "+", "●": "o", "⊕": "+",
@@ -26,14 +26,14 @@ PLAIN = str.maketrans(
 
 
 def set_streams() -> None:
-    """Let standard output and error accept any text, whatever their encoding.
+    """Make standard output and error accept any text in any encoding.
 
-    If the encoding lacks a drawing's character, a plain one of the same width replaces it, so that
-    drawings keep their form; any other character is replaced by its code, so that nothing is lost.
+    An ASCII character of the same width (`PLAIN`) replaces a character that the encoding lacks, so
+    that drawings keep their form. For other characters, an escape sequence with the code is used.
     """
     codecs.register_error("qmtl", _plain)
     for stream in (sys.stdout, sys.stderr):
-        # Tests and notebooks replace these streams by other objects.
+        # In tests and notebooks, the streams are other objects.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="qmtl")
 
@@ -46,12 +46,12 @@ def _plain(error: UnicodeError) -> tuple[str | bytes, int]:
 
 
 def terminal_width() -> int | None:
-    """Return the columns of the terminal that receives the output; None for a file or a pipe."""
+    """Return the width of the terminal; None if the output goes to a file or a pipe."""
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 def check_out(out: Path | None) -> None:
-    """Raise if a file cannot be written, before any work is done for it."""
+    """Raise `InvalidInputError` if `out` cannot be a file; call this before any work."""
     if out is None:
         return
     if out.is_dir():
@@ -61,7 +61,7 @@ def check_out(out: Path | None) -> None:
 
 
 def make_folder(out: Path) -> None:
-    """Create a folder for several files, unless it exists; raise if it is a file."""
+    """Create a folder unless it exists; raise `InvalidInputError` if it is a file."""
     try:
         out.mkdir(parents=True, exist_ok=True)
     except FileExistsError:
@@ -80,14 +80,14 @@ def write_out(out: Path | None, content: str) -> None:
 Metrics = Mapping[str, Mapping[str, float]]
 
 
-# With at least this many tasks, a row per head comes before the table.
+# With at least this many tasks, `show_run` first prints an overview with a row per head.
 MANY = 4
 
 
 def show_metrics(
     title: str, metrics: Metrics, others: Mapping[str, Metrics], own: str = "model"
 ) -> None:
-    """Print a row per task and metric: its value, then a column for each of `others`."""
+    """Print a table of metrics: a row per task and metric, a column for `own` and each other."""
     from rich.table import Table
 
     from qmtl.training import LOWER_IS_BETTER
@@ -109,7 +109,7 @@ def show_metrics(
 
 
 def show_run(run: "Run") -> None:
-    """Show a finished run: its test metrics, with the constant prediction and other heads."""
+    """Print a finished run's test metrics, beside the constant prediction and other heads."""
     from qmtl.experiments import overview
 
     results = run.results

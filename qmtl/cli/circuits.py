@@ -1,4 +1,4 @@
-"""``qmtl circuits`` and ``qmtl explain``: the catalogue of designs; a recipe's circuit and plan."""
+"""``qmtl circuits``: the catalogue of designs. ``qmtl explain``: a recipe's circuit and plan."""
 
 import sys
 from collections.abc import Sequence
@@ -52,7 +52,7 @@ def list_() -> None:
 
 @app.command()
 def show(design: Design, task: TaskOption = None) -> None:
-    """Draw a design for some tasks, with its counts.
+    """Draw a design for some tasks, and count its wires, gates and weights.
 
     Example: qmtl circuits show cz-ring --task a:binary --task b:multiclass:3
     """
@@ -92,7 +92,7 @@ def export(
 
         content = draw_svg(circuit)
         if out is None:
-            # As in XML: standard output may have any encoding.
+            # Standard output may have any encoding, so write XML character references.
             content = content.encode("ascii", "xmlcharrefreplace").decode("ascii")
     else:
         content = circuit.draw(max_wires=circuit.n_wires) + "\n"
@@ -143,7 +143,7 @@ def explain(
 ) -> None:
     """Show the circuit, its light cones, and the memory and work of a training step.
 
-    With training.noise in the recipe, noisy light cones are shown beside the ideal ones.
+    If the recipe has training.noise, this also shows the noisy light cones.
 
     Example: qmtl explain digits --batch-size 256
     """
@@ -158,20 +158,20 @@ def explain(
     chosen = read_recipe(
         path / "recipe.toml" if (path / "recipe.toml").is_file() else recipe, set_ or []
     )
-    # The order of tasks by the labels' graph needs the labels.
+    # A task order by the labels' graph needs the labels.
     ordered = chosen.circuit.task_order is not None
     tasks = build_data(chosen).tasks if ordered else chosen.data.load_tasks()
     circuit = build_circuit(chosen, tasks)
     options = with_noise(chosen.head.options(), chosen.training, circuit)
     head = build_head(chosen.head.type, circuit, options)
     if isinstance(head, QuantumHead):
-        circuit = head.circuit  # types such as quantum-no-entangler change the design's
+        circuit = head.circuit  # types such as quantum-no-entangler change the design's circuit
     else:
-        _warn(f"the head {chosen.head.type!r} is not this circuit, which a quantum head would be")
+        _warn(f"the recipe has a head {chosen.head.type!r}; the circuit is that of a quantum head")
     if (path / "model").is_dir():
         names = [t.name for t in load(path / "model").tasks if t.name not in circuit.registers]
         if names:
-            _warn(f"the run's model has more tasks than its recipe, which is shown: {names}")
+            _warn(f"the run's model also has tasks that are not in the recipe shown here: {names}")
     count = circuit.count_parameters()
     trained = sum(p.numel() for p in head.parameters() if p.requires_grad)
     print(circuit.draw(max_width=terminal_width()))

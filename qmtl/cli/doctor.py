@@ -1,4 +1,4 @@
-"""``qmtl doctor``: versions, devices, extras, what is missing, and how fast a step is."""
+"""``qmtl doctor``: versions, devices, extras, missing packages, and the time of a step."""
 
 import os
 import platform
@@ -21,7 +21,7 @@ SIZES = ((5, 32), (128, 256))
 
 @dataclass(frozen=True)
 class Needed:
-    """A requirement and the version that is installed."""
+    """A requirement and its installed version."""
 
     name: str
     wanted: str
@@ -33,7 +33,7 @@ class Needed:
 
     @property
     def state(self) -> str:
-        """``ok``, ``missing``, or ``unfit`` (another version is installed)."""
+        """``ok``, ``missing``, or ``unfit`` (an unsuitable version is installed)."""
         from packaging.specifiers import SpecifierSet
 
         if self.installed is None:
@@ -48,7 +48,7 @@ def declared() -> list[str]:
 
 
 def needed(requirements: Iterable[str]) -> list[Needed]:
-    """List requirements with the installed versions; the package's own first, then by extra."""
+    """Return requirements with installed versions: first those without an extra, then by extra."""
     from packaging.requirements import Requirement
 
     found = []
@@ -70,7 +70,7 @@ def needed(requirements: Iterable[str]) -> list[Needed]:
 
 
 def doctor() -> None:
-    """Print versions, devices and extras, say what is missing, and time a training step.
+    """Print versions, devices, extras and missing packages, and time a training step.
 
     The exit status is 1 if a required package is missing or the simulator does not work. Extras
     are optional.
@@ -79,7 +79,7 @@ def doctor() -> None:
     """
     from rich.console import Console
 
-    # Long paths and lists stay on one line, for reports of errors.
+    # Keep long paths and lists on one line, so that users can paste them into issues.
     console = Console(markup=False, highlight=False, soft_wrap=True)
     found = needed(declared())
     core = [one for one in found if not one.extra]
@@ -152,7 +152,7 @@ def _devices() -> str:
 
 
 def _engine() -> tuple[str, bool]:
-    """Run a step of a small head with both kernels, compiled now or loaded."""
+    """Run a training step of a small head; return the report, and whether the step works."""
     started = time.perf_counter()
     try:
         import torch
@@ -165,14 +165,14 @@ def _engine() -> tuple[str, bool]:
         sum(values.sum() for values in head(torch.zeros(2, 4)).values()).backward()
         works = head.encoding.grad is not None and bool(head.encoding.grad.isfinite().all())
     except Exception as error:
-        # Report any error instead of raising it: a report is what the command is for.
+        # The command's purpose is to report errors.
         return f"light cones: {type(error).__name__}: {' '.join(str(error).split())}", False
     took = time.perf_counter() - started
     return f"light cones: a first training step in {took:.2f} s, kernels included", works
 
 
 def _threads() -> str:
-    """Report the time of a training step with one thread, and with torch's number of threads."""
+    """Return the times of a training step with one thread and with torch's number of threads."""
     import torch
     from torch.utils.benchmark import Timer
 
@@ -192,7 +192,7 @@ def _threads() -> str:
 
 
 def _step(n_tasks: int, batch_size: int) -> Callable[[], None]:
-    """Return a function that runs one training step of some binary tasks, as `fit` does."""
+    """Return a function that runs one training step of binary tasks, as `fit` does."""
     import torch
 
     from qmtl.circuit import HeadCircuit

@@ -1,4 +1,4 @@
-"""``qmtl ibm``: a trained run's model on IBM's devices, on their fake twins, and on Aer."""
+"""``qmtl ibm``: a trained run's model on IBM's devices, their fake versions, and Aer."""
 
 import sys
 import tomllib
@@ -25,7 +25,7 @@ app = Typer(
 )
 # Options that are allowed for a run in the ledger.
 GOING_ON = ("run", "max_qpu_seconds", "resubmit", "wait", "ledger")
-Name = Annotated[str, Argument(metavar="NAME", help="A run's name, see qmtl ibm list.")]
+Name = Annotated[str, Argument(metavar="NAME", help="A hardware run's name, see qmtl ibm list.")]
 LedgerFile = Annotated[
     Path | None, path_option("[the user's; or QMTL_LEDGER]", "--ledger", metavar="FILE")
 ]
@@ -41,7 +41,7 @@ Set = Annotated[
     Option(
         "--set",
         metavar="KEY=VALUE",
-        help="Another of the settings: primitive, mode, mitigation, resilience, twirl_gates, "
+        help="Further settings: primitive, mode, mitigation, resilience, twirl_gates, "
         "twirl_readout, decoupling, max_execution_time, max_shots, layout, seed; repeatable.",
     ),
 ]
@@ -49,7 +49,7 @@ Set = Annotated[
 
 @app.command()
 def backends(
-    local: Annotated[bool, Option("--local", help="Only those that need no account.")] = False,
+    local: Annotated[bool, Option("--local", help="Only backends without an account.")] = False,
 ) -> None:
     """List the account's devices with their queues, and the backends that need no account.
 
@@ -76,7 +76,7 @@ def estimate(
     max_qpu_seconds: MaxSeconds = None,
     set_: Set = None,
 ) -> None:
-    """Estimate what measuring a run's model takes; nothing is sent.
+    """Estimate the resources to measure a run's model, without sending anything.
 
     Example: qmtl ibm estimate runs/seed1 --backend fake_fez --samples 16
     """
@@ -108,7 +108,7 @@ def estimate(
 @app.command()
 def submit(
     context: Context,
-    run: Annotated[str, path_argument("A run directory, or the name of a run to go on with.")],
+    run: Annotated[str, path_argument("A run directory, or the name of a hardware run.")],
     backend: Backend = "fake_fez",
     split: Split = "test",
     samples: Samples = 16,
@@ -123,9 +123,9 @@ def submit(
     wait: Annotated[bool, Option("--wait", help="Wait for the results, and show them.")] = False,
     ledger: LedgerFile = None,
 ) -> None:
-    """Send a run's model to a backend. After any interruption, the same command continues.
+    """Send a run's model to a backend; repeat the command after an interruption.
 
-    Nothing is sent twice: the ledger knows what was sent, and jobs are found by their tags.
+    No job is sent twice: the ledger records all jobs, and the service finds them by their tags.
 
     Examples of use:
 
@@ -179,10 +179,10 @@ def submit(
 
 
 def _refuse_options(context: Context, run: str) -> None:
-    """Raise for options that would have no effect, since the run is in the ledger already."""
+    """Raise an error for options without effect on a run that is in the ledger already."""
     for parameter in context.command.params:
         name = parameter.name or ""
-        # By name, since Typer may contain its own copy of click.
+        # Compare by name, because Typer may contain its own copy of click.
         source = getattr(context.get_parameter_source(name), "name", "")
         if source == "COMMANDLINE" and name not in GOING_ON:
             options = parameter.opts if context.params[name] else parameter.secondary_opts
@@ -195,7 +195,7 @@ def _refuse_options(context: Context, run: str) -> None:
 @app.command()
 def status(
     name: Name,
-    offline: Annotated[bool, Option("--offline", help="Only what the ledger knows.")] = False,
+    offline: Annotated[bool, Option("--offline", help="Do not ask the service.")] = False,
     log: Annotated[bool, Option("--log", help="Also show the run's events.")] = False,
     ledger: LedgerFile = None,
 ) -> None:
@@ -227,8 +227,8 @@ def fetch(
 ) -> None:
     """Fetch results, store them in the ledger, and show them beside the predictions.
 
-    If the model comes from a run directory, a record is written to RUN/hardware. The exit status is
-    1 if jobs are not done.
+    For the model of a run directory, this writes a record to RUN/hardware. The exit status is 1 if
+    jobs are not done.
 
     Example: qmtl ibm fetch 1a2b3c4d5e6f --wait
     """
@@ -302,7 +302,7 @@ def open_run(path: Path, split: str, samples: int) -> "tuple[MultiTaskModel, Row
 
 
 def settings_of(shots: int, pairs: Sequence[str], max_qpu_seconds: float | None) -> Any:
-    """Make `HardwareSettings` from the options of the command line."""
+    """Return the `HardwareSettings` of the command line's options."""
     from qmtl.hardware import HardwareSettings
 
     options: dict[str, Any] = {"shots": shots, "max_qpu_seconds": max_qpu_seconds}
@@ -312,7 +312,7 @@ def settings_of(shots: int, pairs: Sequence[str], max_qpu_seconds: float | None)
             raise InvalidInputError(f"--set: expected KEY=VALUE, got {pair!r}")
         key = key.strip()
         if key in options:
-            raise InvalidInputError(f"--set: {key} is given twice, or has an option of its own")
+            raise InvalidInputError(f"--set: {key} is given twice, or has a separate option")
         try:
             options[key] = tomllib.loads(f"value = {text}")["value"]
         except tomllib.TOMLDecodeError:
@@ -326,7 +326,7 @@ def _show_notes(estimate: "Estimate") -> None:
 
 
 def show_result(ledger: "Ledger", run: str) -> None:
-    """Print a result's table; for a run directory's model also metrics, and write a record."""
+    """Print a result's table; for a run directory's model, also metrics, and write a record."""
     from qmtl.hardware import read_result, write_result
 
     result = read_result(run, ledger)
@@ -358,10 +358,10 @@ def show_result(ledger: "Ledger", run: str) -> None:
 def _metrics(
     model: "MultiTaskModel", rows: "Rows", result: "HardwareResult", split: str
 ) -> dict[str, Any]:
-    """Return and show metrics of the measured logits, and of those without noise if known."""
+    """Return and show metrics of the measured logits, and of the exact logits if known."""
     from qmtl.training import score
 
-    # Not the model's own logits: it may have been trained further since it was measured.
+    # The model may have been trained further since, so use the exact logits of the run.
     columns = {"measured": result.logits, "simulated": result.exact_logits}
     found = {
         name: score(model, logits, rows.targets, rows.sample_weight)

@@ -29,7 +29,7 @@ def adapt(
     seed: Annotated[int, Option(min=0, help="Seed of folds and initial weights.")] = 0,
     delimiter: Delimiter = None,
 ) -> None:
-    """Add a task to a trained model, in a new run directory; the other tasks do not change.
+    """Add a task to a trained model, in a new run directory, without changing other tasks.
 
     Example: qmtl adapt runs/seed1 labels.csv --target sold=binary --out runs/with-sold
     """
@@ -68,7 +68,7 @@ def merge(
     ] = "arithmetic",
     base: Annotated[
         Path | None,
-        path_option("The model before training: saved, or of a run. [the mean of the models]"),
+        path_option("The model before training, or its run. [the mean of the models]"),
     ] = None,
     scale: Annotated[float | None, Option(help="Factor of the changes' sum. [1 / models]")] = None,
     rounds: Annotated[int, Option(min=1, help="(atm) Rounds of tuning and merging.")] = 5,
@@ -80,8 +80,8 @@ def merge(
     """Merge trained models of different tasks into one, in a new run directory.
 
     Encoders and encodings are merged; every task keeps its block. The methods concrete and atm load
-    the data of the runs' recipes. Metrics are those of each run's own test split; if several runs
-    have a task, the new run directory keeps the metrics of the first one.
+    the data of the runs' recipes. Metrics are computed on each run's test split. If several runs
+    have a task, the new run directory keeps the metrics of the first run.
 
     Example: qmtl merge runs/nih runs/covid --out runs/both --method atm
     """

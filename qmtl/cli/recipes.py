@@ -1,4 +1,4 @@
-"""Recipes: list the built-in ones, and write a commented one for your own table."""
+"""``qmtl recipes`` and ``qmtl init``: list recipes, and write a recipe for your own table."""
 
 import json
 import re
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from qmtl.data import LabelTable, MultiTaskData
     from qmtl.tasks import Task
 
-# Most columns that the recipe lists; a table may have thousands.
+# Most columns that the recipe lists.
 MOST = 40
 TEXT = """\
 # Recipe of {table}: {rows} rows, {columns} columns. Train it with: qmtl train {recipe}
@@ -95,7 +95,7 @@ def recipes(
 
 
 def _about(name: str, text: str) -> tuple[str, str]:
-    """Return the text of the comment at the top of a recipe, and the command in it."""
+    """Return the comment at the top of a recipe without its command, and the command."""
     comment = re.match(r"(#.*\n)*", text)
     lines = comment[0].replace("#", " ").splitlines() if comment else []
     command = re.search(r"qmtl (?:train|bench) [^`\n]*", comment[0] if comment else "")
@@ -155,9 +155,9 @@ def init(
             )
         wanted = {last.name: last.kind}
     with warnings.catch_warnings():
-        # The recipe lists the columns that are left out.
+        # The recipe itself lists the columns that are left out.
         warnings.simplefilter("ignore")
-        # Load the data as training will, so that errors show now.
+        # Load the data as in training, so that errors appear now.
         data = from_csv(table, targets=wanted, delimiter=delimiter)
     blank = {name: _without_label(task_of(name), labels) for name in wanted}
     lines = [_target_line(n, task_of(n), kind, blank[n]) for n, kind in wanted.items()]
@@ -173,7 +173,7 @@ def init(
             lines.append(f"# {line}  # or {' or '.join(more)}\n")
     if len(names) > MOST:
         lines.append(f"# … {len(names):,} columns in all\n")
-    # Relative to the recipe, so that both can be moved together.
+    # Use a path relative to the recipe, so that both files can move together.
     near = table.resolve().is_relative_to(path.resolve().parent)
     where = table.resolve().relative_to(path.resolve().parent) if near else table.resolve()
     write_out(
@@ -196,7 +196,7 @@ def init(
 
 
 def _given(target: list[str], labels: "LabelTable", table: Path) -> dict[str, str]:
-    """Return the kind of each column of ``--target``; without one, infer it from the labels."""
+    """Return the kind of each column in ``--target``; infer missing kinds from the labels."""
     wanted: dict[str, str] = {}
     for text in target:
         # A name may itself contain a =.
@@ -249,7 +249,6 @@ def _inputs(data: "MultiTaskData") -> str:
 
 
 def _defaults() -> dict[str, Any]:
-    """Return default values of the keys that the recipe shows as comments."""
     from qmtl.encoders import MLPSection
     from qmtl.experiments import Recipe
     from qmtl.heads import HEAD_TYPES
@@ -267,11 +266,11 @@ def _defaults() -> dict[str, Any]:
 
 
 def _comment(text: str) -> str:
-    """Make a text fit for a TOML comment: one line without control characters."""
+    """Return a text for a TOML comment: one line without control characters."""
     return "".join(c if c.isprintable() else " " for c in " ".join(text.split()))
 
 
 def _plain(name: str) -> str:
-    """Replace characters that a recipe's name may not have."""
+    """Replace characters that are not allowed in a recipe's name."""
     kept = re.sub(r"[^A-Za-z0-9._-]", "-", name)
     return kept if kept[:1].isalnum() else f"table{kept}"

@@ -25,8 +25,8 @@ def runs(folder: Annotated[Path, path_argument("The folder of the runs.")] = Pat
     """List runs with their state, recipe, head, epochs and test score, the newest last.
 
     A run is finished, running (shown with its process), or stopped (shown with the command that
-    continues it). The score is the mean of the tasks' main metrics on the test split; if some
-    have none, or an error beside scores, it says how many tasks count.
+    continues it). The score is the mean of the tasks' main metrics on the test split. If it leaves
+    out tasks (without a metric, or with an error among scores), it says how many tasks count.
 
     Examples of use:
 
@@ -64,13 +64,13 @@ def _run_row(path: Path) -> tuple[object, ...]:
         # The main metric of each task comes first; JSON keeps the order.
         mains = [next((k, v) for k, v in own.items() if k != "loss") for own in test.values()]
         names = {name for name, _ in mains}
-        # An error, in units of its own, has no mean with scores.
+        # An error depends on the labels' units, so do not average it with scores.
         counted = names if len(names) == 1 else names - set(LOWER_IS_BETTER)
         values = [value for name, value in mains if name in counted and value is not None]
         score = f"{sum(values) / len(values):.4f}" if values else "–"
         metric = names.pop() if len(names) == 1 else "mean of main metrics"
         if len(values) < len(mains):
-            # A regression whose labels are all equal on the test split has no R².
+            # For example, R² is undefined if all labels on the test split are equal.
             metric += f", {len(values)} of {len(mains)} tasks"
         return path, "finished", *about, len(test), results["epochs"], score, metric
     except FileNotFoundError:
@@ -120,7 +120,7 @@ def evaluate(
     opened = Run.read(run)
     data = opened.load_data(split)
     rows = data.splits[split]
-    # An attack evaluates the model many times, so compiled kernels are worth loading.
+    # An attack evaluates the model many times, so loading compiled kernels saves time.
     model = opened.load_model(len(rows) if chosen is None else None)
     others = {"baseline": baseline_metrics(data, rows)}
     if chosen is not None:
@@ -138,15 +138,15 @@ def affinity(
     ] = "parameters",
     epochs: Annotated[
         int | None,
-        Option(min=1, help="Train the recipe anew for this many epochs. [use the run's model]"),
+        Option(min=1, help="Train the recipe again for this many epochs. [use the run's model]"),
     ] = None,
     out: Annotated[Path | None, path_option("Table (.csv) or plot (.png, .svg, .pdf).")] = None,
 ) -> None:
     """Show which tasks' gradients agree on the shared parameters, by their cosines.
 
-    Cosines are computed on rows that have labels of both tasks. With few such rows there is no
-    evidence, and the verdict says so. The losses of a trained model have no direction left: with
-    --of losses, look after an epoch or two.
+    Cosines are computed on rows with labels of both tasks. With few such rows, the verdict is that
+    there is no evidence. The loss gradients of a trained model have no clear direction, so combine
+    --of losses with --epochs 1 or 2.
 
     Examples of use:
 
@@ -179,7 +179,7 @@ def affinity(
 
 
 def _attack(name: str | None, options: dict[str, Any]) -> Any:
-    """Return the attack that the options describe; None if they describe none."""
+    """Return the attack that the options describe; None without an attack."""
     if name is None:
         for option in options:
             raise InvalidInputError(f"--{option} needs --attack fgsm or --attack pgd")
@@ -206,8 +206,8 @@ def predict(
 ) -> None:
     """Predict every task for the rows of a CSV file.
 
-    The column "row" of the predictions counts the file's rows from 0, without the header. A row in
-    an error is that of the file as a spreadsheet shows it: the header is row 1.
+    The column "row" of the predictions counts rows from 0, without the header. Errors count rows as
+    a spreadsheet does, with the header as row 1.
 
     Example: qmtl predict runs/seed1 new.csv --out predictions.csv
     """
@@ -219,7 +219,7 @@ def predict(
     opened = Run.read(run)
     inputs, rows = read_inputs(opened, table, delimiter, decimal=decimal)
     model = opened.load_model(len(rows))
-    # As in the files that training writes: rows count from 0, without the header.
+    # Rows count from 0, without the header, as in the files that training writes.
     predictions = prediction_rows(model, inputs, (rows.index - 2).tolist())
     write_out(out, as_csv(predictions))
 
@@ -233,8 +233,7 @@ def report(
 ) -> None:
     """Write a report: metrics, curves, predictions, circuit, plan, noise, hardware, recipe.
 
-    The report is one HTML file that loads nothing from elsewhere; an existing file with its name is
-    replaced.
+    The report is one HTML file without external resources. It replaces a file of the same name.
 
     Examples of use:
 
@@ -274,9 +273,9 @@ def export(
     Features are the encoding angles, in radians, that the encoder and the head's angle map compute
     from an input. If tasks share one register, each task has a separate circuit.
 
-    With --onnx, the whole model is exported, from inputs to predictions; it runs without qmtl. Its
-    inputs are the encoder's: for a table, standardised numbers and categories of 0 and 1, as its
-    metadata says.
+    --onnx exports the whole model, from inputs to predictions, for use without qmtl. Its inputs are
+    the encoder's inputs: for a table, standardised numbers and categories as 0 and 1. The file's
+    metadata describe them.
 
     Examples of use:
 

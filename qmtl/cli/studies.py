@@ -55,9 +55,9 @@ def bench(
         str | None, Option(metavar="ADDRESS", help="Ray cluster: local, auto, HOST:PORT or ray://…")
     ] = None,
 ) -> None:
-    """Compare heads on every seed, each at its best setting of the grid.
+    """Compare heads on every seed, each with its best values of the grid.
 
-    Finished cells are stored: if run again, the same command only runs what is missing.
+    A cell is one training run. Finished cells are stored; repeat the command to run missing cells.
 
     Examples of use:
 
@@ -131,10 +131,10 @@ def scaling(
     jobs: Annotated[int, Option(min=1, help="Number of training runs at once.")] = 2,
     out: Annotated[Path, path_option("Folder for CSV files and plots.")] = Path("scaling"),
 ) -> None:
-    """Count the parameters of heads, time a step of each, and train on growing sets of tasks.
+    """Count the parameters of heads, time their training steps, and train on growing sets of tasks.
 
-    The part parameters takes seconds; cost and accuracy take some minutes each. Tables and plots of
-    an earlier run in the folder are replaced; finished training runs are stored and not repeated.
+    The part parameters takes seconds; cost and accuracy take some minutes each. Tables and plots in
+    the folder are replaced; finished training runs are stored and not repeated.
 
     Examples of use:
 
@@ -176,7 +176,7 @@ def trainability(
 ) -> None:
     """Sample gradients at random weights, for local and global readouts, and fit their decay.
 
-    Files of an earlier run in the folder are replaced.
+    Earlier files in the folder are replaced.
 
     Example: qmtl trainability --wires 2,4,6,8 --layers 2,8 --samples 500 --out plateaus
     """
@@ -197,7 +197,7 @@ def trainability(
 def noise(
     run: Annotated[Path | None, path_argument("Run directory of the model to evaluate.")] = None,
     backend: Annotated[str | None, Option(help="A fake IBM backend, such as fake_fez.")] = None,
-    relaxation: Annotated[bool, Option(help="Whether wires relax, also while they wait.")] = True,
+    relaxation: Annotated[bool, Option(help="Whether wires relax, also while idle.")] = True,
     file: Annotated[
         Path | None, path_option("File with the noise.", "--noise", metavar="FILE")
     ] = None,
@@ -225,7 +225,7 @@ def noise(
         bool,
         Option(
             "--study",
-            help="Without a run: robustness against number of tasks, depth and entangler.",
+            help="Without a run: robustness by number of tasks, depth and entangler.",
         ),
     ] = False,
     out: Annotated[
@@ -234,7 +234,7 @@ def noise(
 ) -> None:
     """Evaluate a run under noise of several strengths, or study which heads are robust.
 
-    Files of an earlier call in the folder are replaced.
+    Earlier files in the folder are replaced.
 
     Examples of use:
 

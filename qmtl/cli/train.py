@@ -58,8 +58,8 @@ def train(
     if resume is not None:
         if compare or out or seed is not None:
             raise InvalidInputError(
-                "--resume takes its recipe from the run; of the other options, only --set goes "
-                "with it, for more epochs or another learning rate"
+                "--resume takes its recipe from the run, without --compare, --out and --seed; use "
+                "--set for more epochs or another learning rate"
             )
         results = resume / "results.json"
         before = results.stat().st_mtime_ns if results.is_file() else None

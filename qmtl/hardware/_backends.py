@@ -1,4 +1,4 @@
-"""Backends by one name: IBM's devices, their fake versions, and an ideal simulator."""
+"""Backends by name: IBM's devices, their fake versions, and an ideal simulator."""
 
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -11,7 +11,7 @@ from qmtl.noise import DeviceNoise, fake_backends
 if TYPE_CHECKING:
     from qiskit.transpiler import Target
 
-# Gates of the ideal simulator: those of IBM's current devices.
+# The ideal simulator has the gates of IBM's current devices.
 IDEAL_GATES = ["rz", "sx", "x", "cz"]
 IDEAL = "aer"
 
@@ -22,8 +22,7 @@ class Backend:
 
     Attributes:
         name: name such as ``"ibm_fez"``, ``"fake_fez"`` or ``"aer"``.
-        kind: ``"real"``; ``"fake"``, a simulated device with a real device's calibration;
-            ``"ideal"``.
+        kind: ``"real"``; ``"fake"``, simulated with a device's calibration; or ``"ideal"``.
         device: the Qiskit backend; None for the ideal simulator.
     """
 
@@ -48,16 +47,16 @@ class Backend:
 
     @property
     def max_shots(self) -> int | None:
-        """Most shots of a sample that the device takes; None for no known limit."""
+        """Largest number of shots per sample; None for no known limit."""
         configuration = getattr(self.device, "configuration", None)
         most = getattr(configuration(), "max_shots", None) if callable(configuration) else None
         return most if isinstance(most, int) else None
 
     @cached_property
     def identity(self) -> str:
-        """The name; for a simulated backend of your own also a hash of its calibration.
+        """The name; for a Qiskit backend of your own, also a hash of its calibration.
 
-        Two such backends may have the same name, and one may have the name of a fake backend.
+        The hash distinguishes backends of the same name.
         """
         if self.kind != "fake" or self.calibration == _fake_calibration(self.name):
             return self.name
@@ -65,13 +64,13 @@ class Backend:
 
     @cached_property
     def calibration(self) -> str:
-        """SHA-256 of the gates and their noise."""
+        """SHA-256 of the gates' names and noise."""
         content = repr((self.noise, sorted(self.device.target.operation_names)))
         return sha256(content.encode()).hexdigest()
 
     @cached_property
     def noise(self) -> DeviceNoise:
-        """The noise in the calibration; no noise for the ideal simulator."""
+        """The noise according to the calibration; none for the ideal simulator."""
         return DeviceNoise() if self.device is None else DeviceNoise.from_backend(self.device)
 
 
@@ -81,7 +80,7 @@ def open_backend(name: Any, *, service: Any = None) -> Backend:
     Args:
         name: ``"aer"`` (ideal), a fake backend of qiskit-ibm-runtime (``"fake_fez"``), one of IBM's
             devices (``"ibm_fez"``, which asks the service), or a Qiskit backend. A Qiskit backend
-            with a service is real; any other is simulated here by its calibration.
+            that has a service is real; others are simulated here by their calibration.
         service: an open `QiskitRuntimeService`; None for the account's.
 
     Raises:
@@ -120,6 +119,6 @@ def backend_names() -> list[str]:
 
 @cache
 def _fake_calibration(name: str) -> str | None:
-    """Return the calibration of the fake backend with this name; None if there is none."""
+    """Return the hash of a fake backend's calibration; None if no fake backend has this name."""
     fakes = fake_backends()
     return Backend(name, "fake", fakes[name]()).calibration if name in fakes else None

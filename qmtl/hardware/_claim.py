@@ -14,9 +14,9 @@ from qmtl._io import process_start
 from qmtl.errors import LedgerError
 from qmtl.hardware._ledger import ChunkRecord, Ledger, note, now
 
-# A claim holds as long as its process is alive. Of a process on another machine (a container on the
-# same disk) that is not known: its claim ends after this time, which is longer than an upload with
-# all retries.
+# A claim holds as long as its process is alive. For a process on another machine (a container on
+# the same disk) we cannot know this, so its claim ends after this time. An upload with all retries
+# is shorter.
 HOLD = timedelta(hours=2)
 
 
@@ -26,14 +26,13 @@ class Holder:
 
     host: str
     pid: int
-    # When the process started: a later one may have the same number.
+    # When the process started, because a later process may have the same number.
     started: str
-    # The thread, and a random part.
+    # The thread's number, and a random part.
     mark: str
 
     @classmethod
     def of_this_thread(cls) -> "Holder":
-        """Return a new holder for this thread."""
         pid, mark = os.getpid(), f"{threading.get_native_id()}-{uuid.uuid4().hex[:12]}"
         return cls(socket.gethostname(), pid, str(process_start(pid)), mark)
 
@@ -51,26 +50,25 @@ class Holder:
 
     @property
     def is_local(self) -> bool:
-        """Whether the holder is on this machine."""
         return self.host == socket.gethostname()
 
     def is_gone(self) -> bool:
-        """Return whether the holder has certainly ended; False for one on another machine."""
+        """Return whether the holder has certainly ended; False if it is on another machine."""
         if not self.is_local:
             return False
         if str(process_start(self.pid)) != self.started:
             return True
         if self.pid != os.getpid():
             return False
-        # This thread asks for a chunk, so it works on none: if it holds one, an earlier call was
-        # interrupted (Ctrl-C) before it could release it.
+        # This thread asks for a chunk, so it works on none. If this thread is the holder, Ctrl-C
+        # interrupted an earlier call before its release.
         others = {t.native_id for t in threading.enumerate()} - {threading.get_native_id()}
         return self.mark.partition("-")[0] not in map(str, others)
 
 
 @contextmanager
 def claimed(ledger: Ledger, run: str, idx: int) -> Iterator["Claim | None"]:
-    """Hold a chunk; give None if another process or thread holds it."""
+    """Hold a chunk within the context; yield None if another process or thread holds the chunk."""
     holder = Holder.of_this_thread()
     if not _take(ledger, run, idx, holder):
         yield None
@@ -96,7 +94,7 @@ def _take(ledger: Ledger, run: str, idx: int, holder: Holder) -> bool:
             is_over = not other.is_local and row["held_until"] < now()
             if not is_over and not other.is_gone():
                 return False
-            note(connection, run, idx, f"passed over {other.host}, process {other.pid}")
+            note(connection, run, idx, f"took over from {other.host}, process {other.pid}")
         until = (datetime.now(UTC) + HOLD).isoformat(timespec="milliseconds")
         connection.execute(
             "UPDATE chunks SET holder = ?, held_until = ? WHERE run = ? AND idx = ?",
@@ -107,7 +105,7 @@ def _take(ledger: Ledger, run: str, idx: int, holder: Holder) -> bool:
 
 @dataclass(frozen=True)
 class Claim:
-    """A chunk that this process holds. Every change fails if the hold was lost meanwhile."""
+    """A chunk that this process holds. Every change raises an error if it has lost the chunk."""
 
     ledger: Ledger
     run: str
@@ -116,11 +114,11 @@ class Claim:
 
     @property
     def record(self) -> ChunkRecord:
-        """The present record of the chunk."""
+        """The chunk's current record."""
         return self.ledger.chunks(self.run)[self.idx]
 
     def intend(self) -> None:
-        """Record that the chunk is about to be sent; from now on its jobs are looked up first."""
+        """Record that the chunk is about to be sent, so that its jobs will be looked up first."""
         self._change("about to be sent", state="sending", sent_at=now())
 
     def note_job(self, job: str) -> None:
@@ -130,7 +128,7 @@ class Claim:
 
     def note_duplicate(self, job: str) -> None:
         """Record that a job is a duplicate."""
-        with self._changing(f"job {job} is one too many and was cancelled") as connection:
+        with self._changing(f"job {job} is a duplicate and was cancelled") as connection:
             self._enter_job(connection, job, counts=False)
 
     def confirm(self) -> None:
@@ -138,7 +136,7 @@ class Claim:
         self._change("one job carries it", state="sent", error=None)
 
     def store(self, raw: bytes, job: str) -> None:
-        """Store the result, once."""
+        """Store the result, unless one is stored already."""
         with self._changing("result stored", state="stored", error=None) as connection:
             connection.execute(
                 "INSERT OR IGNORE INTO results VALUES (?,?,?,?,?)",
@@ -146,7 +144,7 @@ class Claim:
             )
 
     def end(self, state: str, reason: str) -> None:
-        """Record that there will be no result: ``"failed"`` or ``"cancelled"``."""
+        """Record that there will be no result; `state` is ``"failed"`` or ``"cancelled"``."""
         self._change(f"{state}: {reason}", state=state, error=reason)
 
     def reopen(self) -> None:

@@ -1,4 +1,4 @@
-"""The IBM Quantum service: IBM's own client, with its errors turned into one line each."""
+"""The IBM Quantum service, through IBM's client; errors of the client become one line each."""
 
 import os
 import re
@@ -26,8 +26,8 @@ from qmtl.hardware._prepared_run import PreparedRun
 P = ParamSpec("P")
 T = TypeVar("T")
 Status = Literal["queued", "running", "done", "failed", "cancelled"]
-# If a token is refused while an account with an instance is opened, the client only warns. It then
-# waits for a minute at each request.
+# The client only warns if the service refuses the token of an account with an instance. Each later
+# request then takes a minute.
 REFUSED = re.compile("access token.*Status code: 40[013]", re.DOTALL)
 STATUSES: dict[str, Status] = {
     "INITIALIZING": "queued",
@@ -45,7 +45,7 @@ class JobState:
 
     Attributes:
         job, status: its identifier and status.
-        reason: reason of a failure, else empty.
+        reason: why the job failed; empty if it did not.
     """
 
     job: str
@@ -65,7 +65,7 @@ class BackendState:
     Attributes:
         name, qubits: its name, and number of qubits.
         pending: number of jobs in its queue.
-        status: ``"active"``, or why it is not.
+        status: ``"active"``, or the reason why the backend is not active.
     """
 
     name: str
@@ -76,16 +76,16 @@ class BackendState:
 
 @dataclass(frozen=True)
 class Patience:
-    """How long to keep trying when the service does not answer properly; times in seconds.
+    """How often and how long to retry requests to the service; times in seconds.
 
     Attributes:
-        sends: number of attempts to send a chunk, or to fetch a result, before giving up for now.
-        lookups: number of look-ups of a job that may have been created, before it is sent again.
-        first_wait: wait before the second attempt or look-up; it doubles each time.
+        sends: number of attempts to send a chunk or to fetch a result before an error is raised.
+        lookups: number of look-ups of a job that may exist, before its chunk is sent again.
+        first_wait: wait before the second attempt or look-up; each further wait is twice as long.
         longest_wait: longest wait between attempts or look-ups.
         settled: time after which a look-up certainly finds a job that was created.
-        outage: longest outage of the service that waiting for results survives.
-        first_poll: time until jobs are polled again; it grows by half each time.
+        outage: longest outage of the service before `wait` raises an error.
+        first_poll: first time between polls of the jobs; each further time is half as long again.
         longest_poll: longest time between polls.
     """
 
@@ -99,7 +99,7 @@ class Patience:
     longest_poll: float = 60.0
 
     def retrying(self, *errors: type[Exception], **options: Any) -> Any:
-        """Return a `tenacity.Retrying` that tries again after these errors, with these waits."""
+        """Return a `tenacity.Retrying` that tries again after these errors, with our waits."""
         import tenacity
 
         defaults: dict[str, Any] = {
@@ -113,12 +113,12 @@ class Patience:
 
 @dataclass(frozen=True, eq=False)
 class Client:
-    """A service and the patience with it. The account is opened when it is first needed.
+    """Access to IBM's service. The account is opened at the first request.
 
     Args:
         given: an open `QiskitRuntimeService`; None for the account in the environment
             (``QISKIT_IBM_TOKEN``, ``QISKIT_IBM_INSTANCE``, ...) or else the saved one.
-        patience: the times and numbers of attempts.
+        patience: times and numbers of retries.
     """
 
     given: Any = None
@@ -128,11 +128,11 @@ class Client:
 
     @classmethod
     def of(cls, service: Any) -> Self:
-        """Return a client of a service, or for None of the account; a client stays unchanged."""
+        """Return a client for a service, or for the account's if None; keep a client unchanged."""
         if isinstance(service, cls):
             return service
         if service is not None and not (hasattr(service, "backend") and hasattr(service, "jobs")):
-            # The argument is not shown: it may be a token.
+            # The message must not show the argument, which may be a token.
             raise InvalidInputError(
                 f"service must be a QiskitRuntimeService, or None for the account's, got a "
                 f"{type(service).__name__}"
@@ -141,7 +141,7 @@ class Client:
 
     @cached_property
     def service(self) -> Any:
-        """The open service; a `HardwareAccountError` if there is no account, or it is refused."""
+        """The open service; raises `HardwareAccountError` without an accepted account."""
         if self.given is not None and _stripped(self._account()) is None:
             return self.given
         try:
@@ -150,7 +150,7 @@ class Client:
         except ImportError:
             raise missing_extra("the IBM client is not installed", "ibm") from None
 
-        # A closure keeps the arguments, which may hold the token, out of a traceback's local
+        # The arguments may hold the token. In a closure, they are not among a traceback's local
         # variables.
         def opened() -> Any:
             account = _users_account() if self.given is None else self._account()
@@ -183,8 +183,8 @@ class Client:
             try:
                 backend = self._ask(f"opening {name}", self.service.backend, name)
             except HardwareRefusedError:
-                # The client reports a failed listing as a missing backend; this call raises the
-                # real error.
+                # The client reports a failed listing as a missing backend. This call then raises
+                # the real error.
                 self.seconds_left()
                 known = [b.name for b in self._ask("listing backends", self.service.backends)]
                 if name in known:
@@ -213,9 +213,10 @@ class Client:
         return None if left is None else float(left)
 
     def open_mode(self, prepared: PreparedRun, session: str | None) -> Any:
-        """Return the target of jobs: the backend, or a batch or session that takes several.
+        """Return the target of a run's jobs: the backend, or a batch or session.
 
-        A run continues in the `session` that it has used so far.
+        If the batch or session with the identifier `session` is still open, the run continues in
+        it.
         """
         from qiskit_ibm_runtime import Batch, Session
 
@@ -235,18 +236,17 @@ class Client:
         except (HardwareAccountError, HardwareBusyError, HardwareConnectionError):
             raise
         except HardwareError:
-            # It has ended, or no job ever ran in it.
-            return None
+            return None  # the batch or session has ended, or no job ever ran in it
         return found if details.get("accepting_jobs") else None
 
     def close_mode(self, mode: Any) -> None:
-        """Tell the service that nothing more will be sent to a batch or session."""
+        """Tell the service that no more jobs follow in a batch or session."""
         self._ask("closing the batch or session", mode.close)
 
     def send(self, prepared: PreparedRun, chunk: int, mode: Any, tags: list[str]) -> str:
-        """Send a chunk, once, in an `open_mode`, and return the job's identifier.
+        """Send a chunk once to the target from `open_mode`; return the job's identifier.
 
-        If it raises, the job may still exist.
+        If this method raises an error, the job may still exist.
         """
         options = primitive_options(prepared.primitive, prepared.options)
         options.environment.job_tags = tags
@@ -275,7 +275,7 @@ class Client:
         return [self.state(job.job_id()) for job in jobs]
 
     def state(self, job: str) -> JobState:
-        """Return the present state of a job according to the service."""
+        """Return the current state of a job according to the service."""
         opened = self._job(job)
         status: Any = self._ask(f"asking for job {job}", _status, opened)
         if status not in STATUSES:
@@ -290,7 +290,7 @@ class Client:
         try:
             result = self._ask(f"fetching job {job}", self._job(job).result)
         except HardwareError as error:
-            # Any error that is not the service's is caused by the text that it sent.
+            # Errors of the service are subclasses. A plain `HardwareError` comes from the result.
             if type(error) is not HardwareError:
                 raise
             result = None
@@ -299,7 +299,7 @@ class Client:
         return result
 
     def cancel(self, job: str) -> None:
-        """Cancel a job; a job that has ended does not change."""
+        """Cancel a job; do nothing if it has ended."""
         from qiskit_ibm_runtime.exceptions import RuntimeInvalidStateError
 
         def cancel() -> None:
@@ -315,7 +315,7 @@ class Client:
 
 
 def _users_account() -> Mapping[str, Any]:
-    """Return the account that the client uses by default; empty if that is unclear."""
+    """Return the account that the client uses by default; empty if several or none are saved."""
     from qiskit_ibm_runtime import QiskitRuntimeService
 
     account = {"channel": os.environ.get("QISKIT_IBM_CHANNEL") or "ibm_quantum_platform"}
@@ -328,7 +328,7 @@ def _users_account() -> Mapping[str, Any]:
 
 
 def _stripped(account: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Strip white space around an account's values; None if that changes nothing."""
+    """Return an account with white space stripped from its values; None if it had none."""
     found = {key: v.strip() if isinstance(v, str) else v for key, v in account.items()}
     if found == account:
         return None
@@ -339,19 +339,19 @@ def _stripped(account: Mapping[str, Any]) -> dict[str, Any] | None:
 
 @contextmanager
 def _posting_once(service: Any, instance: str) -> Iterator[None]:
-    """Keep the client from posting a job again by itself after an answer of 5xx."""
+    """Prevent the client from posting a job again by itself after a 5xx answer."""
     from requests.adapters import HTTPAdapter
     from urllib3.util.retry import Retry
 
-    # The job may exist in spite of the answer, and would then exist twice. There is no public
-    # setting for this. If a client is built differently, the second job is found and cancelled.
+    # The first job may exist in spite of the answer. The client has no public setting for this. If
+    # this private access fails in another version, `settle` finds and cancels the second job.
     try:
         session = service._get_api_client(instance)._session
         prefix, adapters = f"{session.base_url}/jobs", session.adapters
     except AttributeError:
         yield
         return
-    # A connection that was never made can be tried again.
+    # A failed connection is safe to retry: no job was posted.
     retry = Retry(total=None, connect=3, read=0, redirect=0, status=0, other=0, backoff_factor=0.5)
     session.mount(prefix, HTTPAdapter(max_retries=retry))
     try:
@@ -375,24 +375,23 @@ def primitive_options(primitive: str, options: Mapping[str, Any]) -> Any:
 
 
 def _status(job: Any) -> Any:
-    """Return a job's status."""
     try:
         return job.status()
     except Exception:
-        # Of any type: for a failed job, the client also asks for the result, to find the reason. If
-        # there is none, the first call raises an error, and the second returns the status.
+        # For a failed job, the client also fetches the result to find the reason. Without a result,
+        # its first call raises an error of any type, and its second call returns the status.
         return job.status()
 
 
 def _failure(job: Any, secrets: Secrets) -> str:
-    """Say why a job failed, which the client knows only after a request for the result."""
+    """Return why a job failed; the client learns the reason only by requesting the result."""
     from qiskit_ibm_runtime.exceptions import RuntimeJobMaxTimeoutError
 
     try:
         job.result()
     except RuntimeJobMaxTimeoutError as error:
         return one_line(f"it ran longer than max_execution_time ({error})", secrets)
-    except Exception as error:  # of any type: whatever is raised is the reason, which is returned
+    except Exception as error:  # an error of any type states the reason
         text = str(error).strip("'\"").removeprefix("Unable to retrieve job result. ")
         return one_line(text, secrets)
     return "no reason is given"

@@ -1,4 +1,4 @@
-"""Errors, logs and warnings of the IBM client as one line that says what to do, without secrets."""
+"""Errors, logs and warnings of the IBM client: one line each, with advice, without secrets."""
 
 import base64
 import html
@@ -35,22 +35,22 @@ SAVE = (
     "set QISKIT_IBM_TOKEN and QISKIT_IBM_INSTANCE"
 )
 LONGEST = 300
-SHORTEST = 4  # a shorter token would occur in any text
-PART = 8  # parts of a secret with this many characters are hidden, too
+SHORTEST = 4  # shorter secrets would occur in any text
+PART = 8  # parts of a secret with at least this many characters are hidden, too
 # Tokens of a session, which the client receives in exchange for the account's token.
 SESSION_TOKEN = re.compile(r"(?i)\bbearer\s+[\w.~+/=-]{8,}|\beyJ[\w-]+\.[\w-]+\.?[\w-]*")
 
 
 def ask(doing: str, function: Callable[[], T], secrets: Secrets = tuple) -> T:
-    """Call the client; every error that is not a `QmtlError` becomes a `HardwareError`.
+    """Call the client; raise its errors as `HardwareError`, except for a `QmtlError`.
 
-    Secrets are removed from errors, and from logs and warnings of the client during the call.
+    During the call, secrets are removed from the client's errors, logs and warnings.
 
     Args:
         doing: the action, for the message: ``"submitting chunk 2"``.
         function: the function to call.
-        secrets: returns secrets to hide, in addition to those of the environment and of saved
-            accounts. As a function, it keeps them out of the local variables in a traceback.
+        secrets: function that returns further secrets to hide, besides those of the environment and
+            of saved accounts. A list would show them among the local variables in a traceback.
 
     Example:
         >>> ask("counting", lambda: 1 / 0)
@@ -62,15 +62,14 @@ def ask(doing: str, function: Callable[[], T], secrets: Secrets = tuple) -> T:
             return function()
     except QmtlError:
         raise
-    except Exception as error:  # of any type: each may hold the token, and none may get out
+    except Exception as error:  # an error of any type may contain the token
         ours = translated(error, doing, secrets)
-    # Raised outside the except block, so that the original error, which may hold a token, is not
-    # its context.
+    # In the except block, the original error, which may contain a token, would be the context.
     raise ours
 
 
 def translated(error: BaseException, doing: str, secrets: Secrets = tuple) -> HardwareError:
-    """Return the `HardwareError` that corresponds to one of the client's; see `ask`."""
+    """Return the `HardwareError` that corresponds to an error of the client; see `ask`."""
     chain = list(_chain(error))
     names = {kind.__name__ for part in chain for kind in type(part).__mro__}
     status = _status(chain)
@@ -128,7 +127,7 @@ def _of_request(names: set[str], status: int | None, message: str) -> HardwareEr
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
-    """Yield the error, its causes and its contexts: the client hides causes by ``from None``."""
+    """Yield the error, its causes and its contexts, because the client uses ``from None``."""
     seen: set[int] = set()
     pending: list[BaseException | None] = [error]
     while pending:
@@ -160,7 +159,7 @@ def _status(chain: Iterable[BaseException]) -> int | None:
 
 
 def one_line(text: str, secrets: Secrets = tuple) -> str:
-    """Return a text on one line, shortened, and without secrets."""
+    """Return a text as one short line without secrets."""
     line = " ".join(redacted(text, secrets).split())
     return line if len(line) <= LONGEST else f"{line[: LONGEST - 3]}..."
 
@@ -168,8 +167,8 @@ def one_line(text: str, secrets: Secrets = tuple) -> str:
 def redacted(text: str, secrets: Secrets = tuple) -> str:
     r"""Replace the account's tokens and other secrets in a text by ``...``.
 
-    A secret is found in any form (escaped, quoted, percent-encoded, in base64), in upper or lower
-    case, and in part.
+    This function also finds escaped, quoted, percent-encoded and base64 forms of a secret, in upper
+    or lower case, and parts of them.
 
     Example:
         >>> redacted("no such key: 'my%2Fkey%0A'", lambda: ["my/key\n"])
@@ -194,7 +193,7 @@ def _without(text: str, parts: Iterable[str]) -> str:
 
 
 def _parts(secrets: Secrets) -> set[str]:
-    """Return the substrings of secrets, in lower case, that no text may contain."""
+    """Return the parts of secrets to remove from texts, in lower case."""
     found = set()
     for secret in {*known_secrets(), *secrets()}:
         for rendering in _renderings(secret):
@@ -212,8 +211,8 @@ def _renderings(secret: str) -> set[str]:
         escaped |= {quote(text, safe=safe) for safe in ("", "/")} | {quote_plus(text)}
         found |= escaped | {shlex.quote(text).strip("'"), text.encode().hex()}
         for before in range(3):
-            # Within a longer text, base64 depends on where the secret starts, and its ends depend
-            # on the neighbouring text; the ends are left out.
+            # Within a longer text, the base64 form of a secret depends on its position. Its ends
+            # also depend on the neighbouring text, so they are left out.
             code = base64.b64encode(b"\0" * before + text.encode()).decode().rstrip("=")
             found |= {own := code[4 if before else 0 : -1], own.replace("+", "-").replace("/", "_")}
     return {one for one in found if len(one) >= SHORTEST}
@@ -228,20 +227,20 @@ def known_secrets() -> set[str]:
     try:
         from qiskit_ibm_runtime import QiskitRuntimeService
 
-        # A log of this look-up would pass through `_Redactor`, which looks secrets up.
+        # A log message here would call `_Redactor`, which calls this function.
         with silenced("qiskit_ibm_runtime"):
             accounts = QiskitRuntimeService.saved_accounts()
         for account in accounts.values():
             found |= account_secrets(account)
     except Exception:
-        # A file that cannot be read cannot have provided a token; and this error must not replace
-        # the one to report.
+        # An unreadable file has not provided a token. Its error must not replace the error that is
+        # being reported.
         return found
     return found
 
 
 def account_secrets(account: Mapping[str, Any]) -> set[str]:
-    """Return the token of an account as the client saves it, and the passwords of its proxies."""
+    """Return the token and the proxy passwords of a saved account."""
     return {str(account.get("token") or "")} | _passwords(account.get("proxies") or {})
 
 
@@ -277,7 +276,7 @@ class _Redactor(logging.Filter):
 
 @contextmanager
 def _discreet(secrets: Secrets) -> Iterator[None]:
-    """Remove secrets from logs and warnings."""
+    """Remove secrets from logs and warnings within the context."""
     redactor = _Redactor(secrets)
     loggers = [logging.getLogger(), *logging.Logger.manager.loggerDict.values()]
     handlers = {h for one in loggers for h in getattr(one, "handlers", [])}

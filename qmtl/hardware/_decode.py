@@ -1,4 +1,4 @@
-"""decode: turn raw results of jobs into values, probabilities and logits with standard errors."""
+"""decode: compute values, probabilities and logits with standard errors from raw results."""
 
 import io
 import json
@@ -36,7 +36,7 @@ class PubData:
 
 
 def raw_from_result(prepared: PreparedRun, chunk: int, result: Any) -> tuple[PubData, ...]:
-    """Return the arrays of a `PrimitiveResult`; raise if they do not match the request."""
+    """Return the arrays of a `PrimitiveResult`; raise an error if they do not match the chunk."""
     pubs = prepared.chunks[chunk].pubs
     results = list(result)
     if len(results) != len(pubs):
@@ -85,7 +85,7 @@ def raw_to_bytes(raw: Sequence[PubData]) -> bytes:
     arrays: dict[str, NDArray[Any]] = {}
     described = []
     for i, pub in enumerate(raw):
-        # File names in the archive must not depend on the names of registers.
+        # Names of registers may not be valid file names in the archive.
         keys = {name: f"{i}-{j}" for j, name in enumerate(pub.arrays)}
         arrays |= {keys[name]: array for name, array in pub.arrays.items()}
         described.append({"arrays": keys, "bits": pub.bits})
@@ -96,7 +96,7 @@ def raw_to_bytes(raw: Sequence[PubData]) -> bytes:
 
 
 def raw_from_bytes(content: bytes) -> tuple[PubData, ...]:
-    """Unpack the raw results that `raw_to_bytes` wrote; raise `InvalidInputError` for others."""
+    """Return the raw results from `raw_to_bytes`; raise `InvalidInputError` for other bytes."""
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as file:
             described = json.loads(file["description"].tobytes())
@@ -110,7 +110,7 @@ def raw_from_bytes(content: bytes) -> tuple[PubData, ...]:
         ) from None
 
 
-# Frequencies of both errors and the number of calibration shots: (0 read as 1, 1 read as 0, shots).
+# For each qubit: frequency of 0 read as 1, of 1 read as 0, and the number of calibration shots.
 Confusion = Mapping[int, tuple[float, float, int | None]]
 
 
@@ -119,12 +119,12 @@ class Decoded:
     """Measured outputs of each task, (samples, n_outputs); NaN for samples not yet fetched.
 
     Attributes:
-        values: Z values or probabilities. After correction of the sampler's read-out errors, they
+        values: Z values or probabilities. If the sampler's read-out errors were corrected, values
             may lie outside [-1, 1] or [0, 1] by some standard errors.
-        errors: their standard errors. If all shots agree, the change that one different shot would
-            make; NaN for a single shot.
-        shared_errors: the part of `errors` that all samples of a job share, that of their read-out
-            calibration circuits.
+        errors: standard errors of the values. If all shots agree, the change that one different
+            shot would make; NaN for a single shot.
+        shared_errors: the part of `errors` that all samples of a job share, because they share the
+            read-out calibration circuits.
         logits: the head's logits for these values.
         logit_errors: standard errors of the logits, to first order. For a probability measured as
             0, the change of its logarithm by one standard error.
@@ -144,14 +144,14 @@ def decode(
 ) -> Decoded:
     """Compute the outputs of a run from its raw results; a pure function.
 
-    Every output is linear in the probabilities of the bit strings of some wires. Correction of
-    read-out errors keeps it linear: it multiplies the output's row by the inverse of the wires'
-    confusion matrices. An output is then a mean over shots, and its standard error follows from
-    their spread.
+    Every output is linear in the probabilities of the bit strings of some wires. The correction of
+    read-out errors multiplies the output's row by the inverse of the wires' confusion matrices, so
+    the output stays linear. Each output is then a mean over shots, and its standard error follows
+    from the spread of the shots.
 
     Args:
         prepared: the run.
-        raw: results of all chunks in order, or, if some are missing, by the index of the chunk.
+        raw: results of all chunks in order, or of some chunks by their index.
 
     Raises:
         InvalidInputError: if the raw results do not belong to this run.
@@ -190,7 +190,7 @@ def decode(
 
 
 def exact_logits(prepared: PreparedRun) -> dict[str, Values]:
-    """Return the logits that the head has without noise; empty if they are unknown."""
+    """Return the head's logits without noise; empty if they are unknown."""
     return {
         task.task: _logits(task, values, np.zeros_like(values))[0]
         for task in prepared.decoding.tasks
@@ -204,7 +204,7 @@ def _decode_chunk(
     pubs: Sequence[PubData],
     results: tuple[dict[str, Values], ...],
 ) -> None:
-    """Fill in a chunk's values, errors and shared errors."""
+    """Write a chunk's values, errors and shared errors into `results`."""
     if len(pubs) != len(chunk.pubs):
         raise InvalidInputError(
             f"chunk {chunk.index} has {len(chunk.pubs)} PUBs, got results of {len(pubs)}"
@@ -246,7 +246,7 @@ def _confusion(prepared: PreparedRun, data: Mapping[int, PubData]) -> Confusion:
     return found
 
 
-# Values of a task's outputs, their errors, and the part of these that samples share.
+# Values of a task's outputs, their errors, and the part of the errors that samples share.
 Found = tuple[Values, Values, Values]
 
 
@@ -295,16 +295,16 @@ def _means_and_errors(
             turned = [*inverses]
             turned[i] = -inverses[i] @ np.array(change) @ inverses[i]
             slope = shares @ _through(rows, turned).T
-            # No error among so many shots does not mean that there is none.
+            # The estimate of a rate must not be 0 just because no shot shows the error.
             likely = (share * c[2] + 1) / (c[2] + 2)
             shared += slope**2 * likely * (1 - likely) / c[2]
-    # Equal shots do not make an output certain: one more shot might differ.
+    # If all shots agree, use the change that one different shot would make.
     errors = np.maximum(np.sqrt(variance + shared), np.ptp(undone, axis=1) / shots)
     return means, errors, np.sqrt(shared)
 
 
 def _inverse(up: float, down: float) -> Values:
-    """Invert the confusion matrix, whose columns are true bits and whose rows are read bits."""
+    """Return the inverse of the confusion matrix with entries (read bit, true bit)."""
     return np.array([[1 - down, -down], [-up, 1 - up]]) / (1 - up - down)
 
 
@@ -346,9 +346,9 @@ def _estimated(task: TaskReading, data: PubData, strings: Sequence[tuple[int, ..
 
 
 def _covariances(means: Values, stds: Values) -> Iterator[Values]:
-    """Yield each sample's covariances of all Z-strings of some wires, from the same shots."""
+    """Yield each sample's covariance matrix of all Z-strings, if measured in the same shots."""
     masks = np.arange(1, means.shape[1] + 1)
-    # The product of two strings is a string, so that its mean gives their correlation.
+    # The product of two strings is a string, whose mean gives the correlation of the two.
     products = masks[:, None] ^ masks
     for row, errors in zip(means, stds, strict=True):
         spread = np.sqrt(np.clip(1 - row**2, 0, None))
@@ -366,6 +366,6 @@ def _logits(task: TaskReading, values: Values, errors: Values) -> tuple[Values, 
         return task.scale * values, abs(task.scale) * errors
     floored = np.clip(values, 0, None) + PROBABILITY_FLOOR
     relative = errors / floored
-    # For a zero count the logarithm is not linear: use its change by one standard error.
+    # At a probability of 0, first order fails: use the logarithm's change by one standard error.
     relative = np.where(values > 0, relative, np.log1p(relative))
     return task.scale * np.log(floored), abs(task.scale) * relative

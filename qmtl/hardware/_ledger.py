@@ -1,4 +1,4 @@
-"""The ledger: a record of what was sent to which backend, and the results, in one SQLite file."""
+"""The ledger: a record of runs, jobs and results in one SQLite file."""
 
 import os
 import shlex
@@ -17,14 +17,14 @@ TIMEOUT = 60.0  # seconds to wait for other processes
 
 # Times are UTC, in ISO 8601.
 # runs: `run` is 12 hexadecimal digits, followed by -2 and so on if a request is measured again;
-#   `request` is the SHA-256 of the request, `hash` that of the prepared run; `session` is the batch
-#   or session of its jobs, `directory` the run directory of its model.
-# chunks: a row per job that a run needs. `attempt` counts deliberate resubmissions; `holder` and
-#   `held_until` say who is working on it. `state` is
-#     planned: never sent; sending: possibly sent, look it up before anything else;
-#     sent: one job carries it; stored: its result is in the ledger;
+#   `request` and `hash` are the SHA-256 of the request and of the prepared run; `session` is the
+#   batch or session of the run's jobs, `directory` the run directory of the model.
+# chunks: one row per chunk of a run. `attempt` counts deliberate resubmissions; `holder` and
+#   `held_until` say who is working on the chunk. `state` is
+#     planned: never sent; sending: possibly sent, so look up its jobs before sending;
+#     sent: one job carries the chunk; stored: its result is in the ledger;
 #     failed, cancelled: there will be no result.
-# jobs: every known job of a chunk, and whether its result counts.
+# jobs: every known job of a chunk; `counts` is 0 for cancelled duplicates.
 SCHEMA = """
 CREATE TABLE runs (
     run TEXT PRIMARY KEY, request TEXT NOT NULL, hash TEXT NOT NULL, backend TEXT NOT NULL,
@@ -101,7 +101,7 @@ class ChunkRecord:
 
     @property
     def seconds_since_sent(self) -> float:
-        """Seconds since the chunk was marked as about to be sent; infinite if it never was."""
+        """Seconds since `Claim.intend` marked the chunk as about to be sent; infinite before."""
         if self.sent_at is None:
             return float("inf")
         return (datetime.now(UTC) - datetime.fromisoformat(self.sent_at)).total_seconds()
@@ -116,14 +116,13 @@ def ledger_path() -> Path:
 
 
 class Ledger:
-    """A record of runs, their jobs and their results in a file, which is made if it is missing.
+    """A record of runs, their jobs and their results in an SQLite file; creates a missing file.
 
-    Several processes may use it at once. It must be on a local disk: SQLite's write-ahead log does
-    not work on network file systems.
+    Several processes may use the file at once. It must be on a local disk, because SQLite's
+    write-ahead log does not work on network file systems.
 
     Args:
-        path: the file; ``~`` is the home folder; None for the one that ``QMTL_LEDGER`` names, or
-            else ``qmtl/ledger.sqlite`` in the user's data folder.
+        path: the file; ``~`` is the home folder; None for `ledger_path`.
 
     Raises:
         LedgerError: if the file is not a ledger that this version reads.
@@ -164,7 +163,7 @@ class Ledger:
 
     @classmethod
     def of(cls, ledger: "Ledger | str | Path | None") -> "Ledger":
-        """Return a ledger unchanged, or the ledger in a file; None is the user's."""
+        """Return a ledger unchanged, or open the ledger in a file; None for the user's."""
         return ledger if isinstance(ledger, Ledger) else cls(ledger)
 
     @classmethod
@@ -205,9 +204,9 @@ class Ledger:
             return connection.execute(query, values).fetchall()
 
     def add_run(self, prepared: PreparedRun, *, again: bool = False) -> RunRecord:
-        """Add a run, or return the run of the same request unless it is measured again.
+        """Add a run, or return the run of the same request if there is one and `again` is False.
 
-        ``prepared.context["directory"]`` is the run directory of its model.
+        ``prepared.context["directory"]`` is the run directory of the model.
         """
         request = prepared.request or prepared.hash
         directory = prepared.context.get("directory")
@@ -261,26 +260,26 @@ class Ledger:
         raise unknown_name("run", name, found or runs)
 
     def knows(self, name: str) -> bool:
-        """Return whether a run's name starts with this text."""
+        """Return whether the name of some run starts with this text."""
         return any(run.run.startswith(name) for run in self.runs())
 
     def find_request(self, request: str) -> RunRecord | None:
-        """Return the latest run of a request."""
+        """Return the latest run of a request; None if there is none."""
         found = [run for run in self.runs() if run.request == request]
         return found[-1] if found else None
 
     def prepared(self, run: str) -> PreparedRun:
-        """Return the prepared run."""
+        """Return the prepared run of a run."""
         ((content,),) = self._rows("SELECT prepared FROM runs WHERE run = ?", run)
         return PreparedRun.from_bytes(content)
 
     def command(self, action: str, run: str, *options: str) -> str:
-        """Return the command that does something with a run: ``qmtl ibm ACTION RUN``."""
+        """Return the command line ``qmtl ibm ACTION RUN``, with ``--ledger`` if needed."""
         named = () if self.path == ledger_path() else ("--ledger", str(self.path))
         return shlex.join(("qmtl", "ibm", action, run, *options, *named))
 
     def set_session(self, run: str, session: str) -> None:
-        """Record the batch or session that the run's jobs are sent to."""
+        """Record the batch or session of the run's jobs."""
         with self.transaction() as connection:
             connection.execute("UPDATE runs SET session = ? WHERE run = ?", (session, run))
             note(connection, run, None, f"opened {session}")
@@ -299,7 +298,7 @@ class Ledger:
         return [row["job"] for row in rows]
 
     def results(self, run: str) -> dict[int, bytes]:
-        """Return the stored raw results, by chunk."""
+        """Return a run's stored raw results, by chunk."""
         rows = self._rows("SELECT idx, raw FROM results WHERE run = ?", run)
         return {row["idx"]: row["raw"] for row in rows}
 
@@ -313,27 +312,27 @@ class Ledger:
 
 
 def now() -> str:
-    """Return the present time in the ledger's format."""
+    """Return the current time in the ledger's format."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 def note(connection: sqlite3.Connection, run: str, idx: int | None, event: str) -> None:
-    """Add an event."""
+    """Add an event of a run, or of one of its chunks."""
     connection.execute(
         "INSERT INTO events (run, idx, at, event) VALUES (?,?,?,?)", (run, idx, now(), event)
     )
 
 
 def _write_ahead(connection: sqlite3.Connection) -> None:
-    """Turn on the write-ahead log, which the file remembers."""
+    """Turn on the write-ahead log; the setting is stored in the file."""
     from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random
 
     def is_busy(error: BaseException) -> bool:
         code = getattr(error, "sqlite_errorcode", 0)
         return code & 0xFF == sqlite3.SQLITE_BUSY
 
-    # Only a process without competitors can do it, and SQLite's timeout does not apply to that: if
-    # several processes create a ledger at once, all but one have to try again.
+    # This needs exclusive access, and SQLite's timeout does not apply to it. If several processes
+    # create a ledger at once, all but one have to try again.
     retrying = Retrying(
         retry=retry_if_exception(is_busy),
         stop=stop_after_delay(TIMEOUT),

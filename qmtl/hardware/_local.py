@@ -1,4 +1,4 @@
-"""Execution of prepared runs on this machine: on fake backends, and without noise on Aer."""
+"""Execution of prepared runs on this machine: for fake backends, and without noise on Aer."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -24,20 +24,20 @@ if TYPE_CHECKING:
     from qiskit import QuantumCircuit
 
 Bits = NDArray[np.uint8]
-# A circuit is executed as a whole up to these sizes: length of the longest vector under noise,
-# measured bits, and wires without noise.
+# A circuit is executed as a whole up to these sizes: numbers in the longest vector and measured
+# bits with noise, wires without noise.
 WHOLE_NUMBERS = 2**24
 WHOLE_MEASURED = 16
 WHOLE_WIRES_IDEAL = 22
-# Sizes of a single task above which it is not executed here.
+# Larger circuits of a single task are not executed.
 MOST_NUMBERS = 2**27
 MOST_WIRES_IDEAL = 26
-# Most probabilities that are computed at a time.
+# Most probabilities to compute at a time.
 BLOCK = 2**24
 
 
 def execution(backend: Backend, circuits: Sequence["QuantumCircuit"]) -> Execution:
-    """Return the way in which transpiled, measured circuits are executed on a backend."""
+    """Return how a backend executes transpiled circuits: on a device, as a whole, or by task."""
     if not backend.is_local:
         return "device"
     fits = all(_fits_whole(circuit, backend) for circuit in circuits)
@@ -55,20 +55,20 @@ def _fits_whole(circuit: "QuantumCircuit", backend: Backend) -> bool:
 
 
 def execute(prepared: PreparedRun, chunk: int, *, backend: Any = None) -> tuple[PubData, ...]:
-    """Execute one chunk of a run here, and return its raw results.
+    """Execute one chunk of a run on this machine, and return its raw results.
 
-    A fake backend executes the same transpiled circuit as its device, with the schedule and
-    calibration of the device: the probabilities of all outcomes are computed exactly, and shots are
-    drawn from them. If the whole circuit is too large, the shots of each task are drawn from a
-    separate circuit that contains everything the task's result can depend on.
+    For a fake backend, this function computes the probabilities of all outcomes exactly and draws
+    shots from them. It uses the transpiled circuit, schedule and calibration of the device. If the
+    whole circuit is too large, it draws the shots of each task from the light cone of the task.
 
     Args:
         prepared: a run for a fake backend, for a Qiskit backend of your own, or for ``"aer"``.
         chunk: index of the chunk.
-        backend: the run's Qiskit backend, if it is your own and the run comes from the ledger.
+        backend: the run's Qiskit backend; only needed for a backend of your own if the run comes
+            from the ledger.
 
     Raises:
-        CircuitTooLargeError: if the circuit that one task depends on is too large.
+        CircuitTooLargeError: if the light cone of a task is too large.
         InvalidInputError: for a run or a mitigation that needs a real device.
     """
     from qiskit.primitives import BitArray
@@ -113,7 +113,7 @@ def _backend_of(prepared: PreparedRun, given: Any) -> Backend:
             )
     backend = open_backend(given)
     if not backend.is_local:
-        raise InvalidInputError(f"{name} is not a backend of this machine")
+        raise InvalidInputError(f"backend must be simulated on this machine, got {name}")
     if backend.name != name:
         raise InvalidInputError(f"the run was prepared for {name}, got backend {backend.name}")
     if prepared.identity and backend.identity != prepared.identity:
@@ -151,7 +151,7 @@ def _noisy_bits(
 
 
 def _cut(circuit: "QuantumCircuit", bits: Bits) -> dict[str, Bits]:
-    """Cut each classical register's bits out of the circuit's bits."""
+    """Divide the circuit's bits into those of its classical registers."""
     place = {bit: i for i, bit in enumerate(circuit.clbits)}
     return {r.name: bits[..., [place[bit] for bit in r]] for r in circuit.cregs}
 
@@ -163,9 +163,9 @@ def _distributions(
     backend: Backend,
     noise: DeviceNoise,
 ) -> dict[str, Values]:
-    """Return the probability of each outcome of some registers, (samples, 2^bits).
+    """Return the probabilities of each register's outcomes, (samples, 2^bits).
 
-    A register's first bit is the most significant one of an outcome.
+    The first bit of a register is the most significant bit of an outcome.
     """
     head, native = _native(circuit, registers, backend)
     size = native_size(head, native, noise)
@@ -189,7 +189,7 @@ def _distributions(
 
 @dataclass(frozen=True)
 class _AllStrings:
-    """A readout of all products of Z, number m on the wires i whose bit 2^i is set in m."""
+    """A readout of all Z-strings: output m is on the wires i whose bit 2^i is set in m."""
 
     min_wires: int
     is_probability: bool = False
@@ -214,7 +214,7 @@ class _AllStrings:
 def _native(
     circuit: "QuantumCircuit", registers: Mapping[str, Sequence[Any]], backend: Backend
 ) -> tuple[HeadCircuit, NativeCircuit]:
-    """Return the circuit as the device runs it; `registers` are bits that are read together."""
+    """Return the circuit with the device's schedule; `registers` are bits to read together."""
     assert backend.target is not None
     timed = scheduled(circuit, backend.target)
     features = {parameter: i for i, parameter in enumerate(circuit.parameters)}
@@ -226,7 +226,7 @@ def _native(
 
 
 def _probabilities(strings: Values) -> Values:
-    """Return probabilities of outcomes, first bit most significant, from all Z-strings' values."""
+    """Return outcomes' probabilities, first bit most significant, from all Z-strings' values."""
     n = strings.shape[1].bit_length() - 1
     found = strings.reshape(-1, *(2,) * n)
     for axis in range(1, n + 1):
@@ -238,7 +238,7 @@ def _probabilities(strings: Values) -> Values:
 
 
 def twirled(noise: DeviceNoise) -> DeviceNoise:
-    """Return the noise with twirled measurements: both read-out errors are equally likely."""
+    """Return the noise under twirled measurements: both read-out errors get their mean."""
 
     def mean(pair: tuple[float, float]) -> tuple[float, float]:
         return (sum(pair) / 2, sum(pair) / 2)
@@ -279,7 +279,7 @@ def _aer_bits(
             f"to execute the circuit of {circuit.name!r} here takes {len(qubits)} wires at once, "
             f"the limit is {MOST_WIRES_IDEAL}: use fewer layers or a line ('cz_line')"
         )
-    # Only the used qubits are simulated.
+    # Idle qubits of the device would need too much memory.
     place = {qubit: i for i, qubit in enumerate(qubits)}
     cut = QuantumCircuit(QuantumRegister(len(place), "q"), *circuit.cregs)
     for instruction in circuit.data:
@@ -320,7 +320,7 @@ def _expectations(
     readings: Sequence[TaskReading],
     backend: Backend,
 ) -> PubData:
-    """Return the Z-strings' means and errors; level 1 corrects for read-out errors."""
+    """Return the means and standard errors of the Z-strings; level 1 corrects read-out errors."""
     level = _level(prepared)
     if level > 1:
         raise InvalidInputError(

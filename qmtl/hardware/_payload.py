@@ -1,4 +1,4 @@
-"""What a run measures and sends: a trained head's circuit and numbers, divided into chunks."""
+"""The content of a run: a trained head's circuit, weights and angles, divided into chunks."""
 
 import hashlib
 import io
@@ -40,7 +40,7 @@ from qmtl.heads import QuantumHead
 if TYPE_CHECKING:
     from qiskit import QuantumCircuit
 
-# Settings that do not change what is measured.
+# Settings that do not change the measured values.
 NOT_MEASURED = ("predict", "cache", "max_qpu_seconds", "max_shots")
 
 
@@ -49,7 +49,7 @@ class HeadRun:
     """A head circuit to measure, with its weights, angles and scales."""
 
     circuit: HeadCircuit
-    # From "encoding" and task names to flat vectors in gate order.
+    # Key: "encoding" or a task's name; value: flat vector in gate order.
     weights: Mapping[str, Tensor]
     # Encoding angles in radians, (samples, n_features).
     angles: Tensor
@@ -59,7 +59,7 @@ class HeadRun:
 
 
 def head_run(model: nn.Module, inputs: Any, tasks: str | Sequence[str] | None = None) -> HeadRun:
-    """Return what `prepare` measures of a model: circuit, weights, angles and scales."""
+    """Return the circuit, weights, angles and scales of a model's head, for `prepare`."""
     head, features = _features(model, inputs)
     chosen = measured_tasks(head.circuit, tasks)
     with torch.no_grad():
@@ -84,7 +84,7 @@ def _features(model: Any, inputs: Any) -> tuple[QuantumHead, Tensor]:
 
 
 def check_run(run: HeadRun, backend: Backend, settings: HardwareSettings) -> None:
-    """Check a run's numbers and tasks, and that the backend supports the settings."""
+    """Raise `InvalidInputError` for unusable angles or settings that the backend lacks."""
     if not len(run.angles):
         raise InvalidInputError("inputs must have at least one sample, got none")
     if not torch.isfinite(run.angles).all():
@@ -92,7 +92,7 @@ def check_run(run: HeadRun, backend: Backend, settings: HardwareSettings) -> Non
     most = backend.max_shots
     if most is not None and settings.shots > most:
         raise InvalidInputError(
-            f"{backend.name} takes at most {most} shots of a sample, got shots={settings.shots}"
+            f"{backend.name} takes at most {most} shots per sample, got shots={settings.shots}"
         )
     if settings.layout is not None and backend.target is None:
         raise InvalidInputError(f"{backend.name} has no qubits to choose: give no layout")
@@ -106,7 +106,7 @@ def check_run(run: HeadRun, backend: Backend, settings: HardwareSettings) -> Non
 
 
 def head_circuits(run: HeadRun) -> list[QiskitHeadCircuit]:
-    """Return one circuit for all tasks, or one for each in the shared layout."""
+    """Return one circuit for all tasks; in the shared layout, one circuit for each task."""
     if run.circuit.layout == "partitioned":
         return [to_qiskit(run.circuit, run.weights, run.tasks)]
     return [to_qiskit(run.circuit, run.weights, task) for task in run.tasks]
@@ -124,8 +124,8 @@ def read_wires(run: HeadRun, head: QiskitHeadCircuit) -> list[int]:
 def request_hash(head: HeadRun, backend: str, settings: HardwareSettings) -> str:
     """Hash a request: circuit, weights, angles, tasks, backend and settings (SHA-256).
 
-    Unlike a prepared run's hash, it does not depend on a device's calibration: the same call on
-    another day finds the same run. `backend` is its name, or its `Backend.identity`.
+    The hash does not depend on a device's calibration (a prepared run's hash does), so the same
+    call finds the same run on another day. `backend` is the name or `Backend.identity`.
     """
     circuit = head.circuit
     described = [
@@ -158,9 +158,9 @@ def make_payload(
     backend: Backend,
     settings: HardwareSettings,
 ) -> tuple[Circuits, tuple[Values, ...], Decoding]:
-    """Return the circuits to send, their parameters' values, and how to read their results.
+    """Return the circuits to send, their parameter values, and how to decode their results.
 
-    `native` are the circuits of `heads`, transpiled.
+    `native` are the transpiled circuits of `heads`.
     """
     tasks = _readings(run, heads, native)
     angles = run.angles.detach().cpu().double().numpy()
@@ -194,7 +194,7 @@ def make_payload(
 def _readings(
     run: HeadRun, heads: Sequence[QiskitHeadCircuit], native: Sequence["QuantumCircuit"]
 ) -> tuple[TaskReading, ...]:
-    """Return where each task is measured, and how its outputs follow from the bits."""
+    """Return the qubits of each task, and how to compute its outputs from the bits."""
     found = []
     for i, (head, circuit) in enumerate(zip(heads, native, strict=True)):
         qubits = measured_qubits(circuit)
@@ -215,7 +215,7 @@ def _readings(
 
 
 def _observables(register: Register) -> tuple[Observable, ...]:
-    """Write a task's outputs as observables on as few wires as possible."""
+    """Return a task's outputs as observables on as few wires as possible."""
     n = len(register.wires)
     strings = register.readout.z_strings(n)
     if strings is None:
@@ -249,7 +249,7 @@ def _strings(tasks: Iterable[TaskReading]) -> tuple[tuple[int, ...], ...]:
 def _calibration_circuits(
     tasks: Sequence[TaskReading], n_qubits: int, backend: Backend
 ) -> list["QuantumCircuit"]:
-    """Return circuits that prepare all 0 and all 1; each qubit has its own classical register."""
+    """Return the circuits that prepare 0 and 1 on all qubits, with one register per qubit."""
     from qiskit import ClassicalRegister, QuantumCircuit, QuantumRegister
 
     qubits = sorted({qubit for task in tasks for qubit in task.qubits})
@@ -298,7 +298,7 @@ def make_chunks(
 ) -> tuple[tuple[Chunk, ...], int]:
     """Return the chunks of a run, and the estimated bytes of the largest job's input.
 
-    A chunk has all circuits, for as many samples as the limits on a job allow.
+    Each chunk has all circuits, and as many samples as one job may have.
     """
     from qiskit import qpy
 

@@ -17,18 +17,18 @@ if TYPE_CHECKING:
     from qiskit import QuantumCircuit
 
 Wires = tuple[int, ...]
-# A sum of constants, each times the product of the features with these indices.
+# A sum of products: (indices of features, constant factor).
 Terms = list[tuple[tuple[int, ...], float]]
-# A constant angle this close to a multiple of π/2 counts as one.
+# A constant angle this close to a multiple of π/2 is treated as that multiple.
 RIGHT_ANGLE = 1e-12
-# Most features in an angle's expression, and the rounding error of a sum of its values.
+# Most features in an angle's expression, and the relative rounding error of its coefficients.
 MOST_FACTORS = 8
 ROUNDING = 1e-12
 Z_TURNS = {1: "S", 2: "Z", 3: "Sdg"}
 SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "ns": 1e-9, "ps": 1e-12}
 ROTATIONS = {"rx": "RX", "ry": "RY", "rz": "RZ", "p": "RZ", "rzz": "IsingZZ"}
 TURNS = {"t": pi / 4, "tdg": -pi / 4}  # about Z
-# Elementary gates of a native gate, and the positions of their wires among its wires.
+# For each native gate, its elementary gates and their wires' positions among the gate's wires.
 FIXED: dict[str, list[tuple[str, Wires]]] = {
     "id": [],
     "x": [("X", (0,))],
@@ -42,8 +42,7 @@ FIXED: dict[str, list[tuple[str, Wires]]] = {
     "cz": [("CZ", (0, 1))],
     "cx": [("CNOT", (0, 1))],
     "swap": [("CNOT", (0, 1)), ("CNOT", (1, 0)), ("CNOT", (0, 1))],
-    # A quarter turn about ZX, then X: the second half of the echo comes after an X and has the
-    # other sign.
+    # A quarter turn about ZX, then X on the first wire (from the echo).
     "ecr": [
         ("Hadamard", (1,)), ("CZ", (0, 1)), ("S", (0,)), ("S", (1,)), ("Hadamard", (1,)),
         ("X", (0,)),
@@ -62,19 +61,19 @@ def predict_transpiled(
 ) -> dict[str, Tensor]:
     """Predict each task's exact outputs when a device with this noise runs a circuit.
 
-    Time and memory are linear in the number of tasks. Qubits relax during delays, by
-    ``noise.timing``, and during gaps that its schedule leaves between gates.
+    Time and memory are linear in the number of tasks. Qubits relax during delays and during gaps
+    between gates, by ``noise.timing``.
 
     Args:
         circuit: the head circuit. For the joint distribution of the bits that each task reads, pass
-            its `qmtl.circuit.distribution_circuit`.
+            `qmtl.circuit.distribution_circuit` of the head circuit.
         head: the same circuit in Qiskit, with its weights bound (`to_qiskit`).
         transpiled: ``head.circuit`` in the device's gates (``rz``, ``sx``, ``x``, ``cz``, and a few
             more), with symbolic features, on the device's qubits.
         angles: encoding angles in radians, shape (batch, n_features).
-        noise: noise of the device's qubits (`DeviceNoise.from_backend` of the whole backend),
-            read-out errors included: the prediction is for raw counts.
-        dt: seconds of the backend's time step, if delays are given in such steps.
+        noise: noise of the device's qubits (`DeviceNoise.from_backend` of the whole backend). With
+            its read-out errors, the prediction is for uncorrected counts.
+        dt: the backend's time step in seconds, if delays are in time steps.
 
     Returns:
         Task name to its outputs, shape (batch, n_outputs), in the dtype of `angles`.
@@ -103,7 +102,7 @@ def predict_transpiled(
 def read_transpiled(
     head: QiskitHeadCircuit, transpiled: "QuantumCircuit", *, dt: float | None = None
 ) -> NativeCircuit:
-    """Return a transpiled circuit as plain data; see `predict_transpiled`."""
+    """Return a transpiled head circuit as plain data; see `predict_transpiled`."""
     registers = {register.name: register for register in transpiled.cregs}
     missing = [task for task, name in head.registers.items() if name not in registers]
     if missing:
@@ -122,8 +121,8 @@ def read_native(
 ) -> NativeCircuit:
     """Return a circuit with measurements at its end as plain data.
 
-    `features` has the index of each parameter's feature (None for a weight), and `registers` the
-    classical bits that are read together.
+    `features` maps a parameter to the index of its feature (None for a weight). `registers` maps a
+    name to classical bits that are read together.
     """
     steps: list[DeviceStep] = []
     bits: dict[Any, int] = {}
@@ -178,7 +177,7 @@ def _step(
 
 
 def _frame(wires: Wires, terms: Terms) -> Iterator[Event]:
-    """Yield rotations about Z; those by right angles become gates without an angle."""
+    """Yield rotations about Z; rotations by right angles become gates without an angle."""
     for features, constant in terms:
         turns = round(constant / (pi / 2))
         if features or abs(constant - turns * pi / 2) > RIGHT_ANGLE:
@@ -188,7 +187,7 @@ def _frame(wires: Wires, terms: Terms) -> Iterator[Event]:
 
 
 def _terms(value: Any, columns: Mapping[Any, int | None]) -> Terms:
-    """Write an angle as products of features with their factors; leave zeros out."""
+    """Return an angle as a sum of products of features, without zero terms."""
     if not getattr(value, "parameters", ()):
         return [((), float(value))] if float(value) else []
     unknown = [p.name for p in value.parameters if columns.get(p) is None]
@@ -199,8 +198,8 @@ def _terms(value: Any, columns: Mapping[Any, int | None]) -> Terms:
 
 def _split(value: Any, columns: Mapping[Any, int | None]) -> Terms:
     """Return the coefficients of an angle that is linear in each of its features."""
-    # They follow from the angle's values at features of 0 and 1 (inclusion and exclusion); its
-    # value at another point shows whether it has other terms.
+    # The coefficients follow from the angle's values at features of 0 and 1 (inclusion-exclusion).
+    # The value at another point shows whether the angle has other terms.
     parameters = sorted(value.parameters, key=lambda p: str(p.name))
     if len(parameters) > MOST_FACTORS:
         raise InvalidInputError(f"an angle has at most {MOST_FACTORS} features, got {value}")

@@ -1,4 +1,4 @@
-"""prepare: turn a trained head and a batch of inputs into a run that is ready to be sent."""
+"""prepare: make a run that is ready to be sent from a trained head and a batch of inputs."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -35,14 +35,13 @@ from qmtl.simulators import LightConeSimulator
 if TYPE_CHECKING:
     from qiskit import QuantumCircuit
 
-# By IBM's estimate, about 2 s for each job, plus (delay between executions + circuit) for each
-# execution.
+# IBM's estimate: about 2 s per job, plus (delay between executions + circuit) per execution.
 SECONDS_PER_JOB = 2.0
 REPETITION_DELAY = 250e-6
 FREE = frozenset({"rz", "barrier", "delay", "measure"})
 NOT_CORRELATED = (
-    "The circuit is too large to be executed here as a whole: every task is executed on its own "
-    "noisy cone, so that shots of different tasks are not correlated."
+    "The circuit is too large to execute here as a whole. Each task is executed on its noisy light "
+    "cone, so shots of different tasks are not correlated."
 )
 
 
@@ -56,7 +55,7 @@ def prepare(
     service: Any = None,
     **options: Any,
 ) -> PreparedRun:
-    """Prepare a run of a trained model's quantum head on a backend; nothing is sent.
+    """Prepare a run of a trained model's quantum head on a backend, without sending it.
 
     Args:
         model: a `MultiTaskModel` with a quantum head, or a `QuantumHead`.
@@ -87,7 +86,7 @@ def prepare(
 
 
 def prepare_head(run: HeadRun, backend: Backend, settings: HardwareSettings) -> PreparedRun:
-    """Call `prepare` for a head circuit with its weights and angles."""
+    """Prepare a run of a head circuit with its weights and angles; see `prepare`."""
     check_run(run, backend, settings)
     heads = head_circuits(run)
     layout, cache = settings.layout, cache_folder() if settings.cache else None
@@ -161,7 +160,7 @@ def _estimate(
 
 
 def _depth(circuit: "QuantumCircuit", wires: int) -> int:
-    """Count the layers of gates on at least this many wires."""
+    """Return the number of layers of gates on at least `wires` wires."""
     return int(circuit.depth(lambda i: i.operation.name not in FREE and len(i.qubits) >= wires))
 
 
@@ -171,7 +170,7 @@ def _seconds(
     n_jobs: int,
     backend: Backend,
 ) -> float:
-    """Estimate the seconds on the device, or on the one that is imitated; 0 without a device."""
+    """Estimate the seconds on the real or fake device; 0 for the ideal simulator."""
     if backend.target is None:
         return 0.0
     from qiskit.exceptions import QiskitError
@@ -223,7 +222,7 @@ def _expected(
     backend: Backend,
     settings: HardwareSettings,
 ) -> tuple[dict[str, Values], dict[str, Values], list[str]]:
-    """Predict outputs under the calibration and without noise, with notes on what is unknown."""
+    """Return the outputs under the calibration and without noise, and notes on unknown outputs."""
     exact: dict[str, Tensor] = {}
     predicted: dict[str, Tensor] = {}
     notes: list[str] = []

@@ -1,4 +1,4 @@
-"""PreparedRun: everything that is sent to a backend or needed to read its answer, as plain data."""
+"""PreparedRun: plain data for sending a run to a backend and for decoding its results."""
 
 import hashlib
 import io
@@ -35,15 +35,15 @@ class Observable:
 
     # Positions in the task's register; the first is the most significant bit.
     wires: tuple[int, ...]
-    # For each output, a row over the 2^wires bit strings.
+    # For each output, the factors of the 2^wires probabilities.
     rows: tuple[tuple[float, ...], ...]
-    # Indices of these outputs among the task's.
+    # Indices of these outputs among the task's outputs.
     outputs: tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class TaskReading:
-    """Says where a task is measured, and how to compute its outputs and logits."""
+    """The qubits of a task, and how to compute its outputs and logits."""
 
     task: str
     # Index of its circuit in the run.
@@ -54,7 +54,7 @@ class TaskReading:
     qubits: tuple[int, ...]
     observables: tuple[Observable, ...]
     n_outputs: int
-    # Whether outputs are probabilities, or Z values.
+    # Whether outputs are probabilities; otherwise they are Z values.
     is_probability: bool
     # A logit is the scale times a Z value, or times the logarithm of a probability.
     scale: float
@@ -62,24 +62,24 @@ class TaskReading:
 
 @dataclass(frozen=True)
 class Decoding:
-    """How raw results are turned into outputs."""
+    """How to compute outputs from raw results."""
 
     # In the requested order.
     tasks: tuple[TaskReading, ...]
     # Number of parameter sets of each circuit.
     n_samples: int
-    # For each circuit, the feature of each column of its parameter values.
+    # For each circuit, the index of the feature in each column of its parameter values.
     columns: tuple[tuple[int, ...], ...]
     mitigation: Mitigation = "none"
-    # For mitigation by calibration: the probabilities that a qubit's 0 is read as 1, and 1 as 0.
+    # For mitigation "calibration": the probabilities that a qubit's 0 is read as 1, and 1 as 0.
     confusion: Mapping[int, tuple[float, float]] = field(default_factory=dict)
-    # For mitigation by circuits: indices of those that prepare all 0 and all 1.
+    # For mitigation "circuits": indices of the circuits that prepare all 0 and all 1.
     calibration_circuits: tuple[int, int] | None = None
     # For each circuit, the estimator's observables: Z on these qubits of the device.
     strings: tuple[tuple[tuple[int, ...], ...], ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """Return a JSON-able description."""
+        """Return this object as data that JSON can hold."""
         return asdict(self) | {"confusion": [[q, *p] for q, p in sorted(self.confusion.items())]}
 
 
@@ -89,22 +89,22 @@ class Estimate:
 
     Attributes:
         wires: number of qubits in use.
-        depth: layers of gates of the deepest transpiled circuit, without frame changes (``rz``).
-        two_qubit_depth: layers of two-qubit gates, for the circuit with most of them.
-        two_qubit_gates: number of two-qubit gates, for the circuit with most of them.
-        swaps: number of swaps that routing added to the circuit with most of them; each costs up to
-            three two-qubit gates.
-        success: product of the fidelities of all gates and read-outs, for the circuit in which it
-            is smallest; None without a calibration.
-        task_success: the same product for each task, over the gates that its result depends on.
+        depth: largest number of gate layers in a transpiled circuit, not counting ``rz``.
+        two_qubit_depth: largest number of layers of two-qubit gates in a circuit.
+        two_qubit_gates: largest number of two-qubit gates in a circuit.
+        swaps: largest number of swaps that routing added to a circuit; each costs up to three
+            two-qubit gates.
+        success: product of the fidelities of all gates and read-outs of a circuit, the smallest of
+            all circuits; None without a calibration.
+        task_success: the same product for each task, over the task's light cone.
         circuits: number of distinct transpiled circuits, including those of read-out calibration.
         executions: circuits times parameter sets times shots, see `HardwareSettings.executions`.
         jobs: number of jobs.
         qpu_seconds: estimated time on the device.
         payload_bytes: estimated size of the largest job's input.
         layout: the device's qubit of each wire of the head circuit.
-        budget_seconds: most seconds on the device that the caller allows; None for no limit.
-        notes: what the caller should know before the run is sent, a sentence or two each.
+        budget_seconds: largest time on the device that the caller allows; None for no limit.
+        notes: warnings to read before sending the run, a sentence or two each.
     """
 
     wires: int
@@ -132,7 +132,7 @@ class Pub:
     circuit: int
     # Rows [start, stop) of the circuit's parameter values.
     samples: tuple[int, int]
-    # Shots of each parameter set; the client requires the same in all PUBs of a chunk.
+    # Shots of each parameter set; the client requires the same number in all PUBs of a chunk.
     shots: int
 
     @property
@@ -147,7 +147,7 @@ class Chunk:
     # Index of the chunk in the run.
     index: int
     pubs: tuple[Pub, ...]
-    # Parameter sets times shots, summed over all PUBs, with what mitigation adds.
+    # Parameter sets times shots, summed over all PUBs, with the executions that mitigation adds.
     executions: int
     # SHA-256 of circuits, parameter values, shots, options and backend.
     hash: str
@@ -155,30 +155,29 @@ class Chunk:
 
 @dataclass(frozen=True, eq=False)
 class PreparedRun:
-    """A run that is ready to be sent: everything needed to send it and to read its results.
+    """A run that is ready to be sent: everything needed to send it and to decode its results.
 
     Attributes:
-        backend: name of the backend for which it is transpiled.
+        backend: name of the backend for which the circuits are transpiled.
         primitive: ``"sampler"`` or ``"estimator"``.
-        mode: how its chunks are sent: ``"job"``, ``"batch"`` or ``"session"``.
-        circuits: transpiled circuits, with symbolic features and bound weights; the sampler's have
-            measurements.
+        mode: how the chunks are sent: ``"job"``, ``"batch"`` or ``"session"``.
+        circuits: transpiled circuits with symbolic features and bound weights, with measurements
+            for the sampler.
         values: for each circuit, its parameter values in the order of ``circuit.parameters``,
             (n_samples, n_parameters).
         chunks: the content of each job.
-        decoding: how raw results are turned into outputs.
+        decoding: how to compute outputs from raw results.
         options: options of the primitive, as data that JSON can hold.
         estimate: the resources that the run needs.
         predicted: expected outputs of each task under the backend's calibration, (n_samples,
-            n_outputs); empty if they were not requested or there is no calibration.
+            n_outputs); empty if not requested or too large to compute.
         exact: expected outputs without noise.
-        execution: how the run is executed: ``"device"``; or simulated on this machine, as one
-            ``"whole circuit"`` on the qubits in use, or ``"task by task"``, in which case shots of
-            different tasks are not correlated.
+        execution: ``"device"``, or how this machine simulates the run: ``"whole circuit"`` or
+            ``"task by task"`` (shots of different tasks are then not correlated).
         context: the caller's notes, as data that JSON can hold; not part of any hash.
-        request: SHA-256 of the request; it does not depend on the calibration of the day.
-        identity: the backend's name and calibration, see `Backend`; empty in older files.
-        device: the open backend, if it is simulated here; `to_bytes` leaves it out.
+        request: SHA-256 of the request, which is the same for every calibration of a device.
+        identity: `Backend.identity`; empty in older files.
+        device: the open fake backend, or None; `to_bytes` leaves it out.
     """
 
     backend: str
@@ -200,19 +199,19 @@ class PreparedRun:
 
     @cached_property
     def hash(self) -> str:
-        """SHA-256 of everything that is sent, and of how results are decoded."""
+        """SHA-256 of everything that is sent, and of `decoding`."""
         parts = [chunk.hash for chunk in self.chunks]
         return digest([FORMAT, VERSION, self.primitive, parts, self.decoding.to_dict()])
 
     def with_context(self, **notes: Any) -> "PreparedRun":
-        """Return the same run with further notes in its context."""
+        """Return a copy of the run with these notes added to its context."""
         return replace(self, context={**self.context, **notes})
 
     def pubs(self, chunk: int) -> list[tuple[Any, ...]]:
-        """Return a chunk's PUBs in the form that Qiskit's primitives take.
+        """Return a chunk's PUBs as Qiskit's primitives take them.
 
-        For the sampler: (circuit, values, shots), without values for a circuit without parameters.
-        For the estimator: (circuit, observables, values, precision), whose result has shape
+        For the sampler: (circuit, values, shots); `values` is None without parameters.
+        For the estimator: (circuit, observables, values, precision); the result has shape
         (samples, observables).
         """
         found: list[tuple[Any, ...]] = []
@@ -223,7 +222,7 @@ class PreparedRun:
                 found.append((circuit, values if values.shape[1] else None, pub.shots))
                 continue
             observables = _paulis(self.decoding.strings[pub.circuit], circuit.num_qubits)
-            # The client takes ceil(1 / precision²) shots; rounding must not add one.
+            # The client takes ceil(1 / precision²) shots; rounding must not add a shot.
             precision = (pub.shots * (1 - 1e-9)) ** -0.5
             found.append((circuit, observables, values[:, None, :], precision))
         return found
@@ -256,7 +255,7 @@ class PreparedRun:
 
     @classmethod
     def from_bytes(cls, content: bytes) -> Self:
-        """Return the run that `to_bytes` wrote; raise `InvalidInputError` for any other bytes."""
+        """Return the run from the bytes of `to_bytes`; raise `InvalidInputError` for others."""
         from qiskit import qpy
 
         try:
@@ -284,7 +283,7 @@ class PreparedRun:
 
 
 def _read(kind: type[T], description: Any) -> T:
-    """Make a dataclass from the lists and dictionaries of a JSON file."""
+    """Return a dataclass, or a tuple of them, made from the content of a JSON file."""
     from pydantic import TypeAdapter
 
     return TypeAdapter(kind).validate_python(description)
@@ -293,7 +292,7 @@ def _read(kind: type[T], description: Any) -> T:
 def _paulis(strings: tuple[tuple[int, ...], ...], n_qubits: int) -> list[Any]:
     from qiskit.quantum_info import SparsePauliOp
 
-    # A list, because numpy would turn an array of these into dense matrices.
+    # Not an array: numpy would turn these operators into dense matrices.
     return [
         SparsePauliOp.from_sparse_list([("Z" * len(qubits), list(qubits), 1.0)], n_qubits)
         for qubits in strings
@@ -307,7 +306,7 @@ def chunk_hash(
     values: tuple[Values, ...],
     content: Any,
 ) -> str:
-    """Hash what a chunk sends: its PUBs, and other content that JSON can hold (SHA-256)."""
+    """Return the SHA-256 of a chunk's PUBs and of other content that JSON can hold."""
 
     def described(pub: Pub) -> list[Any]:
         rows = np.ascontiguousarray(values[pub.circuit][slice(*pub.samples)], "<f8")
@@ -318,7 +317,7 @@ def chunk_hash(
 
 
 def digest(content: Any) -> str:
-    """Hash data that JSON can hold (SHA-256)."""
+    """Return the SHA-256 of data that JSON can hold."""
     text = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 

@@ -18,27 +18,28 @@ from qmtl.tasks import chosen_tasks
 if TYPE_CHECKING:
     from qiskit import ClassicalRegister, QuantumCircuit
 
-# Attributes of the container in which Qiskit returns the registers' data.
+# Attributes of the object in which Qiskit returns the registers' data; no register may have these
+# names.
 TAKEN = ("data", "items", "keys", "ndim", "shape", "size", "values")
 METHODS = {"Hadamard": "h", "CNOT": "cx", "CZ": "cz", "IsingZZ": "rzz"}  # else: lower-case name
 
 
 @dataclass(frozen=True, eq=False)
 class QiskitHeadCircuit:
-    """A head circuit in Qiskit, and how its parameters and registers relate to qmtl's.
+    """A head circuit in Qiskit, with its features' parameters and its tasks' registers.
 
-    Qiskit is little-endian: bit 0 of a register is the lowest bit of an integer outcome, and is
-    printed last. Bit i of a task's classical register is wire i of the task's register. So an
-    integer outcome is qmtl's state index (first wire most significant) with its bits reversed.
+    Bit i of a task's classical register is wire i of the task's register. Qiskit is little-endian:
+    bit 0 is the lowest bit of an integer outcome, and is printed last. So an integer outcome is
+    qmtl's state index (first wire most significant) with its bits reversed.
 
     Attributes:
-        circuit: the `QuantumCircuit`; wire i is qubit i. Features are the `ParameterVector` ``x``;
-            weights, unless bound, are ``w_encoding`` and ``w_<register>`` for each task.
-        features: for each column of ``circuit.parameters`` (which Qiskit sorts by name), the index
-            of its feature; None if the parameter is a weight.
-        n_features: number of encoding angles that the head circuit takes.
-        registers: task name to the name of its classical register, which is the task's name with
-            characters replaced that OpenQASM does not allow in names.
+        circuit: the `QuantumCircuit`; wire i is qubit i. Features are the `ParameterVector` ``x``.
+            Symbolic weights are ``w_encoding`` and, for each task, ``w_<register>``.
+        features: for each parameter in ``circuit.parameters`` (Qiskit sorts them by name), the
+            index of its feature; None for a weight.
+        n_features: number of encoding angles of the head circuit.
+        registers: for each task, the name of its classical register: the task's name, with
+            characters replaced that OpenQASM does not allow.
     """
 
     circuit: "QuantumCircuit"
@@ -47,7 +48,7 @@ class QiskitHeadCircuit:
     registers: dict[str, str]
 
     def parameter_values(self, angles: Any) -> np.ndarray:
-        """Return values of ``circuit.parameters``, (batch, n_parameters), with weights bound.
+        """Return the values of ``circuit.parameters``, (batch, n_parameters), if weights are bound.
 
         `angles` are encoding angles in radians, shape (batch, n_features).
 
@@ -80,15 +81,15 @@ def to_qiskit(
     *,
     measure: bool = True,
 ) -> QiskitHeadCircuit:
-    """Convert to Qiskit with symbolic features: one transpilation serves every sample.
+    """Convert a head circuit to Qiskit with symbolic features, so that it is transpiled only once.
 
     Args:
         circuit: the head circuit.
-        weights: weights to bind: a dictionary from ``"encoding"`` and task names to flat vectors in
-            gate order; None leaves weights symbolic.
-        tasks: tasks whose blocks and measurements are included; None for all. The shared layout has
-            one circuit per task: name one task.
-        measure: whether every task's wires are measured into the task's own classical register.
+        weights: weights to bind: for ``"encoding"`` and each task, a flat vector in gate order;
+            None to keep weights symbolic.
+        tasks: tasks whose blocks and measurements are included; None for all. In the shared
+            layout, name one task, because each task has its own circuit.
+        measure: whether to measure every task's wires into the task's classical register.
 
     Example:
         >>> from qmtl import HeadCircuit, Task
@@ -139,10 +140,10 @@ def to_qasm3(
     *,
     measure: bool = True,
 ) -> str:
-    """Write OpenQASM 3 with symbolic inputs; the arguments are those of `to_qiskit`.
+    """Return OpenQASM 3 with symbolic inputs; the arguments are those of `to_qiskit`.
 
-    Feature 3 is ``input float[64] x_3``, weight 2 of task ``a`` is ``w_a_2``. When Qiskit reads the
-    text back, parameters are sorted as text (``x_10`` before ``x_2``), so bind them by name.
+    Feature 3 is ``input float[64] x_3``, weight 2 of task ``a`` is ``w_a_2``. If Qiskit reads the
+    text, bind parameters by name, because Qiskit sorts them as text (``x_10`` before ``x_2``).
 
     Example:
         >>> from qmtl import HeadCircuit, Task
@@ -154,13 +155,13 @@ def to_qasm3(
     from qiskit import qasm3
     from qiskit.circuit import Parameter
 
-    # Brackets are not allowed in names: x[3] becomes x_3.
+    # OpenQASM does not allow brackets in names: x[3] becomes x_3.
     plain: Any = {p: Parameter(f"{p.vector.name}_{p.index}") for p in target.parameters}
     return str(qasm3.dumps(target.assign_parameters(plain))).rstrip("\n") + "\n"
 
 
 def measured_tasks(circuit: HeadCircuit, tasks: str | Sequence[str] | None) -> tuple[str, ...]:
-    """Return the names of one task, of several, or for None of all; raise if they do not fit."""
+    """Return the names of the given tasks, or of all for None; raise an error for unknown ones."""
     chosen = chosen_tasks((tasks,) if isinstance(tasks, str) else tasks, circuit.registers)
     if not chosen:
         raise InvalidInputError("tasks must name at least one task, got []")
@@ -170,7 +171,7 @@ def measured_tasks(circuit: HeadCircuit, tasks: str | Sequence[str] | None) -> t
 def _identifiers(names: Iterable[str]) -> dict[str, str]:
     """Return distinct names of classical registers: letters, digits and _, a letter first."""
     identifiers: dict[str, str] = {}
-    # The circuit itself uses the first three names; "im" is a word of OpenQASM that Qiskit forgets.
+    # The circuit uses the first three names. "im" is a keyword of OpenQASM that Qiskit overlooks.
     used = {"q", "x", "w_encoding", "im", *TAKEN}
     for name in names:
         base = re.sub(r"[^A-Za-z0-9_]", "_", name)
@@ -203,16 +204,16 @@ def _angle(angle: Angle, x: Any, symbols: Mapping[str, Any]) -> Any:
             symbolic.append(weight)
     if not symbolic:
         return factor
-    product = prod(symbolic[1:], start=symbolic[0])  # prod of all would keep a factor 1
+    product = prod(symbolic[1:], start=symbolic[0])  # start=1 would remain as a factor
     return product if factor == 1.0 else factor * product
 
 
-# A qubit that only has these instructions is not in use.
+# A qubit with only these instructions is not in use.
 IDLE = frozenset({"barrier", "delay"})
 
 
 def active_qubits(circuit: "QuantumCircuit") -> tuple[int, ...]:
-    """Return the qubits that a circuit acts on, ascending."""
+    """Return the sorted qubits that a circuit acts on."""
     used = {
         circuit.find_bit(qubit).index
         for instruction in circuit.data
@@ -223,9 +224,9 @@ def active_qubits(circuit: "QuantumCircuit") -> tuple[int, ...]:
 
 
 def cone_circuit(circuit: "QuantumCircuit", register: "ClassicalRegister") -> "QuantumCircuit":
-    """Return the instructions that a register's bits can depend on, noise included.
+    """Return a circuit of the instructions that affect a register's bits, including by noise.
 
-    Gates that commute with the measurement are kept, because their noise does not commute.
+    It contains gates that commute with the measurement, because their noise does not commute.
     """
     from qiskit import QuantumCircuit
 
@@ -248,7 +249,7 @@ def cone_circuit(circuit: "QuantumCircuit", register: "ClassicalRegister") -> "Q
 
 
 def measured_qubits(circuit: "QuantumCircuit") -> dict[str, tuple[int, ...]]:
-    """Return, for each classical register, the qubits that are measured into its bits."""
+    """Return the qubits that are measured into each classical register, by its name."""
     qubits = {
         instruction.clbits[0]: circuit.find_bit(instruction.qubits[0]).index
         for instruction in circuit.data
@@ -258,7 +259,7 @@ def measured_qubits(circuit: "QuantumCircuit") -> dict[str, tuple[int, ...]]:
 
 
 def fingerprint(circuit: "QuantumCircuit") -> str:
-    """Hash a circuit's instructions (SHA-256); unlike QPY, it is the same in every process."""
+    """Return the SHA-256 of a circuit's instructions; a hash of QPY would differ by process."""
     instructions = [
         [
             instruction.operation.name,

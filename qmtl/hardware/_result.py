@@ -1,4 +1,4 @@
-"""A run's results compared with what was predicted, in standard errors; and their files."""
+"""A run's results, their comparison with the predictions, and their files."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ from qmtl.hardware._decode import Decoded, PubData, decode, exact_logits, raw_fr
 from qmtl.hardware._ledger import Ledger
 from qmtl.hardware._prepared_run import Estimate, PreparedRun, Values
 
-# Deviations of more than this many standard errors are counted.
+# A deviation of more standard errors than this counts as large.
 MANY = 4.0
 MOST_ROWS = 40  # most rows to show
 COLUMNS = (
@@ -28,11 +28,11 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class Comparison:
-    """Measured outputs and expected ones; every array is (samples, n_outputs).
+    """Measured and expected outputs by task; every array is (samples, n_outputs).
 
     Attributes:
         measured: measured Z values or probabilities of each task.
-        predicted: expected values under the backend's calibration, or the exact values if that is
+        predicted: expected values under the backend's calibration; the exact values if those are
             unknown.
         exact: expected values without noise; empty if unknown.
         errors: standard errors of the measured values if the prediction is right.
@@ -99,7 +99,7 @@ def _mean_rows(
             if n:
                 whole, common = (np.asarray(of[task])[known, output] for of in (errors, shared))
                 own = np.sqrt(np.maximum(whole**2 - common**2, 0))
-                # More samples do not reduce the error that they share.
+                # Averaging does not reduce the error that all samples share.
                 error = float(np.hypot(np.linalg.norm(own) / n, common.mean()))
             if means[0] is not None and means[1] is not None and error:
                 off = (means[0] - means[1]) / error
@@ -108,11 +108,11 @@ def _mean_rows(
 
 
 def compare(prepared: PreparedRun, decoded: Decoded) -> Comparison:
-    """Compare measured outputs with the predictions from when the run was prepared.
+    """Compare a run's measured outputs with its predictions.
 
     Args:
         prepared: a run with predictions (``predict=True``).
-        decoded: its results; samples not yet fetched are left out.
+        decoded: its results; the comparison leaves out samples not yet fetched.
 
     Raises:
         InvalidInputError: if the run was prepared without predictions.
@@ -130,7 +130,7 @@ def compare(prepared: PreparedRun, decoded: Decoded) -> Comparison:
         if direct:
             variance = expected * (1 - expected) if task.is_probability else 1 - expected**2
             error = np.sqrt(np.clip(variance, 0, None) / shots)
-        # A difference of a single shot does not count as a deviation.
+        # An error of at least one shot, so that a difference of one shot is no large deviation.
         errors[name] = np.maximum(error, (1.0 if task.is_probability else 2.0) / shots)
         deviations[name] = (decoded.values[name] - expected) / errors[name]
         if direct:
@@ -169,16 +169,16 @@ class HardwareResult:
         primitive: ``"sampler"`` or ``"estimator"``.
         jobs: identifiers of its jobs.
         shots: number of shots of each sample.
-        logits: the head's logits for the measured values, as a simulator would return them.
+        logits: the head's logits, computed from the measured values.
         values: the measured Z values or probabilities.
         standard_errors: standard errors of the values.
         shared_errors: the part of `standard_errors` that all samples of a job share.
         logit_errors: standard errors of the logits, to first order.
-        exact_logits: logits without noise, of the weights that were measured; empty if unknown.
+        exact_logits: logits without noise, for the same weights; empty if unknown.
         predicted: expected values under the backend's calibration; empty if unknown.
         exact: expected values without noise; empty if unknown.
         comparison: comparison of measured and predicted values; None without predictions.
-        estimate: the resources that the run was estimated to need.
+        estimate: the estimated resources.
         missing: number of samples without a result so far; their values are NaN.
     """
 
@@ -227,7 +227,7 @@ class HardwareResult:
         return panel(title, facts(about), table(rows[:MOST_ROWS], len(rows)))
 
     def table(self) -> list[dict[str, Any]]:
-        """Return the means over samples and the mean deviation, a row for each task and output.
+        """Return the means over samples and their deviation, in one row for each task and output.
 
         The keys are task, output, measured, predicted, exact, standard_error,
         deviation_in_standard_errors; unknown values are None.
@@ -238,7 +238,7 @@ class HardwareResult:
         return _mean_rows(self.values, errors, shared, self.predicted or self.exact, self.exact)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return a JSON-able record of the run, with its table."""
+        """Return the run and its table as data that JSON can hold."""
         estimate = self.estimate
         return {
             "run": self.run,
@@ -259,7 +259,7 @@ class HardwareResult:
 
 
 def read_result(run: str, ledger: Ledger | str | Path | None = None) -> HardwareResult:
-    """Return the result of a run as far as the ledger has it, without asking the service.
+    """Return the part of a run's result that is in the ledger, without asking the service.
 
     Args:
         run: name of the run.
@@ -296,7 +296,7 @@ def read_result(run: str, ledger: Ledger | str | Path | None = None) -> Hardware
 
 
 def raw_results(run: str, ledger: Ledger) -> dict[int, tuple[PubData, ...]]:
-    """Return a run's raw results in the ledger, by chunk."""
+    """Return the raw results of a run that are in the ledger, by chunk."""
     return {idx: raw_from_bytes(raw) for idx, raw in ledger.results(run).items()}
 
 
@@ -305,12 +305,12 @@ def _tensors(arrays: Any) -> dict[str, Tensor]:
 
 
 def write_result(result: HardwareResult, folder: Path, **more: Any) -> Path:
-    """Write a result's record as JSON (whose path is returned), and its table as CSV.
+    """Write a result as JSON, and its table as CSV; return the path of the JSON file.
 
     Args:
         result: result of a run.
         folder: output folder; created if it does not exist.
-        **more: further entries of the record, as data that JSON can hold, such as metrics.
+        **more: further entries of the JSON file, such as metrics.
     """
     folder.mkdir(parents=True, exist_ok=True)
     record = result.to_dict() | more

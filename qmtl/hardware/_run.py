@@ -1,4 +1,4 @@
-"""Runs from end to end: run; and wait, fetch, status and cancel for runs submitted before."""
+"""run, and wait, fetch, status and cancel for runs that were submitted before."""
 
 import time
 from collections import Counter
@@ -42,14 +42,14 @@ MOST_ROWS = 40  # most rows to show
 
 @dataclass(frozen=True)
 class ChunkStatus:
-    """The known state of a chunk: in the ledger, and at the service if it was asked."""
+    """A chunk's state in the ledger, and at the service (None if it was not asked)."""
 
     chunk: ChunkRecord
     service: JobState | None
     is_local: bool
 
     def __str__(self) -> str:
-        """One word, or a failure with its reason."""
+        """The state, and the reason of a failure."""
         if self.chunk.error:
             return f"{self.chunk.state}: {self.chunk.error}"
         if self.service is not None:
@@ -66,7 +66,7 @@ class RunStatus:
 
     Attributes:
         run, chunks: the records of the run and its chunks in the ledger.
-        command: the command that continues it.
+        command: the command that continues the run.
     """
 
     run: RunRecord
@@ -101,11 +101,11 @@ class RunStatus:
 def status(
     run: str, ledger: Ledger | str | Path | None = None, *, service: Any = None, ask: bool = True
 ) -> RunStatus:
-    """The known state of a run's jobs. Nothing is sent, fetched or changed.
+    """Return the known state of a run's jobs, without sending, fetching or changing anything.
 
     Args:
         run, ledger, service: as for `wait`.
-        ask: whether to ask the service, or only the ledger.
+        ask: whether to ask the service; otherwise use only the ledger.
     """
     ledger, client = Ledger.existing(ledger), Client.of(service)
     record = ledger.run(run)
@@ -137,22 +137,22 @@ def run(
 ) -> HardwareResult:
     """Measure a trained model's logits on a backend: prepare, submit, wait, decode.
 
-    The run is in the ledger from the start. If this call is interrupted (Ctrl-C, a dead kernel),
-    its jobs continue, and the same call, on any day, continues where this one ended; nothing is
+    The ledger holds the run before any job is sent. If this call is interrupted (Ctrl-C, a dead
+    kernel), its jobs continue. Repeat the same call, on any day, to continue the run; no job is
     sent twice.
 
     Args:
         model, inputs, backend, tasks, settings, service, **options: as for `prepare`.
         ledger, resubmit: as for `submit`.
-        again: whether to repeat a measurement that was made before; otherwise its result is taken.
+        again: whether to repeat an earlier measurement; otherwise return its result.
         wait: whether to wait for jobs that are not done; otherwise their samples are NaN.
-        progress: shows what the run is waiting for; None for a line on standard error.
+        progress: shows the state of the run; None for a line on standard error.
         notes: further context of the run, as data that JSON can hold; ``directory`` is the run
             directory of the model.
 
     Raises:
-        HardwareBudgetError: if the run costs more than its budget or than the account has left.
-        HardwareError: if the service fails; the message says in one line what to do.
+        HardwareBudgetError: if the run needs more than its budget or than the account has left.
+        HardwareError: if the service fails; the message gives advice.
 
     Example:
         >>> import tempfile, torch
@@ -188,8 +188,8 @@ def submit_head(
     notes: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> str:
-    """Prepare and submit, unless this was done before; returns the run's name. See `run`."""
-    # A device is not asked for anything that is known already.
+    """Prepare and submit a run unless this was done before; return its name. See `run`."""
+    # If the ledger has the request, do not open the device, which needs the network.
     own = backend if isinstance(backend, str) else open_backend(backend).identity
     request = request_hash(head, own, settings)
     known = ledger.find_request(request)
@@ -199,7 +199,7 @@ def submit_head(
         device, sent = (open_backend(backend) if known.is_local else None), known.run
     else:
         device = open_backend(backend, service=client)
-        # A noisy circuit of several layers takes a while to plan.
+        # Predictions for noisy circuits of several layers take a while.
         progress.show(f"preparing {len(head.angles)} samples for {device.name}")
         try:
             sent = prepare_head(head, device, settings).with_context(**(notes or {}))
@@ -220,14 +220,14 @@ def fetch(
     wait: bool = True,
     progress: Progress | None = None,
 ) -> HardwareResult:
-    """Return the result of a run that was submitted before, in this process or another one.
+    """Return the result of a run that any process has submitted.
 
     Args:
         run, ledger, service, progress: as for `wait`.
         wait: whether to wait for jobs that are not done; otherwise their samples are NaN.
 
     Raises:
-        HardwareJobError: if jobs failed or were cancelled, or, without waiting, if none is done.
+        HardwareJobError: if jobs failed or were cancelled, or if `wait` is False and none is done.
     """
     ledger, client = Ledger.existing(ledger), Client.of(service)
     name = ledger.run(run).run
@@ -246,7 +246,7 @@ def wait(
     progress: Progress | None = None,
     once: bool = False,
 ) -> RunStatus:
-    """Wait until a run has all the results that it can get, and store them.
+    """Wait until all jobs of a run have ended, and store their results.
 
     If this call is interrupted, the jobs continue, and the same call waits for them again.
 
@@ -254,12 +254,12 @@ def wait(
         run: name of the run.
         ledger: the ledger or its file; None for the user's.
         service: an open `QiskitRuntimeService`; None for the account's.
-        progress: shows what the run is waiting for; None for a line on standard error.
-        once: whether to store only what is available now, without waiting for the rest.
+        progress: shows the state of the run; None for a line on standard error.
+        once: whether to store only the results available now, without waiting for the others.
 
     Raises:
         HardwareJobError: if jobs failed or were cancelled, or a chunk was never sent.
-        HardwareResultError: if a result is damaged on every attempt; nothing of it is stored.
+        HardwareResultError: if a result arrives damaged on every attempt; it is then not stored.
         HardwareConnectionError: if the service is unreachable for longer than `Patience` allows.
     """
     ledger, client = Ledger.existing(ledger), Client.of(service)
@@ -274,13 +274,13 @@ def wait(
 def _wait(name: str, ledger: Ledger, client: Client, progress: Progress | None) -> RunStatus:
     progress = progress or Progress()
     if ledger.run(name).is_local:
-        # An earlier call may have been killed before it had executed everything.
+        # An earlier call may have been killed before it had executed all chunks.
         submit(name, ledger, progress=progress)
     try:
         found = _poll(name, ledger, client, progress)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(
-            f"run {name} goes on; `{ledger.command('fetch', name, '--wait')}` comes back to it"
+            f"run {name} continues; `{ledger.command('fetch', name, '--wait')}` waits for it"
         ) from None
     finally:
         progress.end()
@@ -313,7 +313,7 @@ def _poll(run: str, ledger: Ledger, client: Client, progress: Progress) -> RunSt
 
 
 def _look(run: str, ledger: Ledger, client: Client) -> RunStatus:
-    """Store the results of a run's jobs that are done."""
+    """Store the results of a run's jobs that are done, and return the run's state."""
     record = ledger.run(run)
     pending = [c for c in ledger.chunks(run) if c.state in ("sending", "sent")]
     if pending and not record.is_local:
@@ -326,7 +326,7 @@ def _look(run: str, ledger: Ledger, client: Client) -> RunStatus:
                 try:
                     _collect(client, claim, prepared)
                 except HardwareResultError as error:
-                    damaged = damaged or error  # other results may be undamaged
+                    damaged = damaged or error  # first store the other results
         if damaged is not None:
             raise damaged
     return status(run, ledger, service=client)
@@ -346,7 +346,7 @@ def _collect(client: Client, claim: Claim, prepared: PreparedRun) -> None:
 
 
 def _result(client: Client, claim: Claim, prepared: PreparedRun) -> tuple[PubData, ...]:
-    """Fetch a job's result, and again if it arrives damaged."""
+    """Fetch a job's result; try again if it arrives damaged or the connection fails."""
     job = str(claim.record.job)
 
     def ask() -> tuple[PubData, ...]:
@@ -354,8 +354,8 @@ def _result(client: Client, claim: Claim, prepared: PreparedRun) -> tuple[PubDat
             return raw_from_result(prepared, claim.idx, client.result(job))
         except InvalidInputError as error:
             raise HardwareResultError(
-                f"the result of job {job} is not complete: {error}; nothing of it was stored, and "
-                "the service still has it: run the same command again"
+                f"the result of job {job} is not complete and was not stored: {error}; the service "
+                "still has it: run the same command again"
             ) from None
 
     retrying = client.patience.retrying(HardwareResultError, HardwareConnectionError)
@@ -366,7 +366,7 @@ def _result(client: Client, claim: Claim, prepared: PreparedRun) -> tuple[PubDat
 def cancel(
     run: str, ledger: Ledger | str | Path | None = None, *, service: Any = None
 ) -> RunStatus:
-    """Cancel a run's jobs that have no result yet, including jobs that were sent unnoticed.
+    """Cancel a run's jobs without a result, including jobs that the ledger does not know yet.
 
     The arguments are those of `wait`.
 
@@ -385,7 +385,7 @@ def cancel(
                 if claim.record.state == "sent":
                     client.cancel(str(claim.record.job))
                     if client.state(str(claim.record.job)).status == "done":
-                        continue  # its result has been paid for, and can be fetched
+                        continue  # the device time is spent, and the result can be fetched
             if claim.record.is_unsent or claim.record.state == "sent":
                 claim.end("cancelled", "cancelled by qmtl")
     return status(record.run, ledger, ask=False)

@@ -1,4 +1,4 @@
-"""HardwareSettings: how a head runs on a backend, and what it may cost."""
+"""HardwareSettings: the settings and budgets of a run on a backend."""
 
 import math
 from collections.abc import Mapping, Set
@@ -9,7 +9,7 @@ import numpy as np
 
 from qmtl.errors import InvalidInputError, check_integer, unknown_name
 
-# Mitigation of read-out errors: none, by the backend's calibration, or by circuits in the same job.
+# Correction of read-out errors by the backend's calibration, or by circuits in the same job.
 Mitigation = Literal["none", "calibration", "circuits"]
 Primitive = Literal["sampler", "estimator"]
 Mode = Literal["job", "batch", "session"]
@@ -21,7 +21,8 @@ CHOICES: dict[str, tuple[object, ...]] = {
     "resilience": (0, 1, 2),
     "decoupling": (None, "XX", "XpXm", "XY4"),
 }
-# How the client divides shots for twirling, and the strengths of noise of its extrapolation.
+# The client's least shots per twirling randomisation, its number of randomisations, and its number
+# of noise strengths for extrapolation to zero noise.
 LEAST_TWIRLED, RANDOMISATIONS, STRENGTHS = 64, 32, 3
 SWITCHES = ("twirl_gates", "twirl_readout", "predict", "cache")
 POSITIVE = ("shots", "max_executions", "max_job_bytes")
@@ -30,24 +31,25 @@ POSITIVE_OR_NONE = ("max_execution_time", "max_qpu_seconds", "max_shots")
 
 @dataclass(frozen=True)
 class HardwareSettings:
-    """How a head runs on a backend.
+    """Settings and budgets of a run on a backend.
 
     Args:
         shots: number of measurements of each circuit and sample.
-        primitive: ``"sampler"`` (the same shots serve every task) or ``"estimator"`` (for its
-            mitigation).
+        primitive: ``"sampler"`` (all tasks use the same shots) or ``"estimator"`` (which offers
+            other mitigation).
         mode: ``"job"``, ``"batch"`` or ``"session"``; None uses a batch if there are several jobs.
-        mitigation: correction of read-out errors, for the sampler: ``"none"``, ``"calibration"``
-            (the backend's own) or ``"circuits"`` (two more circuits in each job).
+        mitigation: the sampler's correction of read-out errors: ``"none"``, ``"calibration"`` (by
+            the backend's calibration) or ``"circuits"`` (by two more circuits in each job).
         resilience: level of the estimator's mitigation: 0 none, 1 read-out mitigation (TREX), 2
             also gate twirling and extrapolation to zero noise.
         twirl_gates: whether the sampler uses Pauli twirling of two-qubit gates.
         twirl_readout: whether the sampler twirls measurements.
         decoupling: sequence of dynamical decoupling (``"XX"``, ``"XpXm"``, ``"XY4"``), or None.
         max_execution_time: seconds after which the service stops a job.
-        max_qpu_seconds: estimated seconds on the device above which a run is refused.
-        max_shots: total number of executions above which a run is refused.
-        layout: the device's qubit of each wire of the circuit; None chooses them by calibration.
+        max_qpu_seconds: largest estimated time on the device; `prepare` refuses a longer run.
+        max_shots: largest total number of executions; `prepare` refuses a larger run.
+        layout: for each wire of the circuit, a qubit of the device; None to choose the qubits by
+            the calibration.
         seed: seed of the shots on fake backends and Aer; None for different shots each time.
         predict: whether to compute the expected outputs, with and without noise.
         cache: whether to keep transpiled circuits in the user's cache folder.
@@ -144,14 +146,15 @@ class HardwareSettings:
         return cls(**options)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return a JSON-able description; `of` reads it."""
+        """Return the settings as data that JSON can hold; `of` reads them."""
         return asdict(self) | {"layout": None if self.layout is None else list(self.layout)}
 
     def executions(self, sets: int) -> int:
-        """Count a job's executions for so many parameter sets, as IBM's client sends them.
+        """Return the executions that IBM's client sends in one job of `sets` parameter sets.
 
-        Twirling takes whole randomisations of at least 64 shots. The estimator's level 1 adds one
-        calibration circuit to a job, and level 2 measures at three strengths of noise.
+        Twirling rounds the shots up to whole randomisations of at least 64 shots. The estimator's
+        levels 1 and 2 add a calibration circuit to the job; level 2 measures at three noise
+        strengths.
 
         Example:
             >>> HardwareSettings(shots=100).executions(2)
@@ -167,7 +170,7 @@ class HardwareSettings:
         return shots * (sets * (STRENGTHS if level > 1 else 1) + (level > 0))
 
     def runtime_options(self, *, is_local: bool) -> dict[str, Any]:
-        """Return the primitive's options: `SamplerOptions` or `EstimatorOptions` of the client."""
+        """Return the options for the client's `SamplerOptions` or `EstimatorOptions`."""
         options: dict[str, Any] = {}
         if self.primitive == "sampler":
             options["default_shots"] = self.shots

@@ -1,4 +1,4 @@
-"""HardwareSimulator: a backend as a simulator, for trained heads."""
+"""HardwareSimulator: a backend as a simulator for trained heads."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -37,12 +37,12 @@ logger = logging.getLogger("qmtl")
 
 
 class HardwareSimulator(Simulator):
-    """Evaluates head circuits on a backend: one of IBM's devices, its fake version, or Aer.
+    """Evaluates trained heads on a backend: one of IBM's devices, its fake version, or Aer.
 
-    It is for trained heads. All samples and tasks of a call are in one run. On a device the run is
-    in the ledger, and the same call after an interruption continues it instead of sending it again.
-    Gradients are refused unless you request them: by parameter shift they take two more executions
-    for each rotation, sample and shot (`executions`).
+    One run measures all samples and tasks of a call. A run on a device is in the ledger: after an
+    interruption, the same call continues the run instead of sending it again.
+    A backward pass raises an error unless you request parameter shift, which takes two more
+    executions for each rotation, sample and shot (`executions`).
 
     Args:
         backend: a name or a backend, see `qmtl.hardware.open_backend`.
@@ -59,7 +59,7 @@ class HardwareSimulator(Simulator):
         torch.Size([3, 1])
     """
 
-    # For heads, which find this class by its entry point.
+    # A head finds this class by its entry point and calls these functions.
     to_qiskit = staticmethod(to_qiskit)
     to_qasm3 = staticmethod(to_qasm3)
 
@@ -81,7 +81,7 @@ class HardwareSimulator(Simulator):
         self.settings = HardwareSettings.of({"predict": False, **options})
         self._opened: Backend | None = None
         if not isinstance(backend, str) or not backend.startswith("ibm_"):
-            self._open()  # raises an error for an unknown name; a device is only asked later
+            self._open()  # reports an unknown name now; IBM's devices need the network
 
     def values(
         self,
@@ -92,7 +92,8 @@ class HardwareSimulator(Simulator):
     ) -> Tensor:
         """Return the tasks' measured outputs side by side, shape (batch, outputs); see `Simulator`.
 
-        A service that fails, or a budget that is too small, is a `HardwareError`.
+        Raises:
+            HardwareError: if the service fails, or the run exceeds its budget.
         """
         chosen = check_angles(circuit, angles, tasks)
         check_weights(circuit, weights, angles)
@@ -151,7 +152,7 @@ class HardwareSimulator(Simulator):
         weights: Tensor | Mapping[str, Tensor],
         tasks: Sequence[str] | None = None,
     ) -> PreparedRun:
-        """Prepare the run that `expectation_values` would measure. Nothing is sent."""
+        """Return the run that `expectation_values` would measure, without sending it."""
         chosen = check_angles(circuit, angles, tasks)
         named = weights_by_name(circuit, joined_weights(circuit, weights, chosen, angles))
         return prepare_head(_head_run(circuit, angles, named, chosen), self._open(), self.settings)
@@ -164,7 +165,7 @@ class HardwareSimulator(Simulator):
     def _outputs(
         self, circuit: HeadCircuit, tasks: tuple[str, ...], weights: Tensor, angles: Tensor
     ) -> Tensor:
-        """Measure the outputs of the tasks, side by side, (samples, outputs)."""
+        """Return the tasks' measured outputs side by side, (samples, outputs)."""
         decoded = self._run(_head_run(circuit, angles, weights_by_name(circuit, weights), tasks))
         return torch.from_numpy(np.concatenate([decoded.values[n] for n in tasks], 1)).to(angles)
 
@@ -189,15 +190,15 @@ class HardwareSimulator(Simulator):
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        # An open device or service holds connections and a token; a copy opens it again from the
-        # account.
+        # An open device or service holds connections and a token. The copy opens the device again
+        # with the account.
         backend = self.backend
         if not isinstance(backend, str) and not self._open().is_local:
             backend = self._open().name
         return {**self.__dict__, "_opened": None, "service": None, "backend": backend}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "HardwareSimulator":
-        return self  # it never changes, and its service cannot be copied
+        return self  # the simulator is immutable, and its service cannot be copied
 
     def __repr__(self) -> str:
         name = self.backend if isinstance(self.backend, str) else self._open().name
@@ -225,5 +226,5 @@ def _head_run(
 
 
 def _groups(circuit: HeadCircuit, tasks: tuple[str, ...]) -> list[tuple[str, ...]]:
-    """Return groups of tasks that are measured by the same circuit."""
+    """Return the groups of tasks that one circuit measures."""
     return [tasks] if circuit.layout == "partitioned" else [(name,) for name in tasks]

@@ -1,4 +1,4 @@
-"""Submitting runs: exactly one job carries each chunk, whatever happens."""
+"""submit: send a run so that exactly one job carries each chunk, even after interruptions."""
 
 import sys
 import time
@@ -28,13 +28,11 @@ from qmtl.hardware._prepared_run import PreparedRun
 
 @dataclass
 class Progress:
-    """A line on standard error, or in a notebook's cell, that says what a run is waiting for.
-
-    On a terminal the line is overwritten; elsewhere a new line is written when it changes.
+    """A line on standard error, or in a notebook's cell, that shows the state of a run.
 
     Attributes:
         write: function that writes text.
-        is_terminal: whether a line can be overwritten.
+        is_terminal: whether `show` overwrites the line; otherwise each change is a new line.
     """
 
     write: Callable[[str], Any] = field(default_factory=lambda: _stream().write)
@@ -43,7 +41,7 @@ class Progress:
     _last: str = ""
 
     def show(self, text: str) -> None:
-        """Show what the run is waiting for."""
+        """Show the state of the run."""
         if self.is_terminal:
             seconds = int(time.monotonic() - self._started)
             line = f"{text} ({seconds // 60}:{seconds % 60:02d})"
@@ -60,7 +58,7 @@ class Progress:
 
 
 def _stream() -> TextIO:
-    # Notebooks show standard error as if something had gone wrong.
+    # Notebooks show standard error like an error.
     return sys.stdout if in_notebook() else sys.stderr
 
 
@@ -75,20 +73,21 @@ def submit(
     budget_seconds: float | None = None,
     progress: Progress | None = None,
 ) -> str:
-    """Send a run, or its unsent part. After any interruption the same call continues.
+    """Send the unsent chunks of a run; repeat the same call after an interruption.
 
-    On a fake backend and on Aer the run is executed immediately, through the same ledger.
+    A run for a fake backend or Aer is executed immediately, through the same ledger.
 
     Args:
         prepared: the run, or the name of a run in the ledger. If the ledger already has the same
-            request, that run continues, and `prepared` is not used.
+            request, the ledger's run continues, and `prepared` is not used.
         ledger: the ledger or its file; None for the user's.
-        backend: the run's Qiskit backend, if it is your own and the run comes from the ledger.
+        backend: the run's Qiskit backend; only needed for a backend of your own if the run comes
+            from the ledger.
         service: an open `QiskitRuntimeService`; None for the account's.
         again: whether to measure a request again that is already in the ledger.
         resubmit: whether to send chunks again whose jobs failed or were cancelled.
-        budget_seconds: QPU seconds that may be spent on what is still to be sent.
-        progress: shows the jobs that are executed here; None for a line on standard error.
+        budget_seconds: largest estimated time on the device of the unsent chunks.
+        progress: shows the chunks that are executed here; None for a line on standard error.
 
     Returns:
         The run's name, for `wait`, `fetch`, `status` and `cancel`.
@@ -139,7 +138,7 @@ def submit(
 
 
 def raise_if_ended(ledger: Ledger, run: str) -> None:
-    """Raise `HardwareJobError` if some chunks of a run have no result and will get none."""
+    """Raise `HardwareJobError` if some chunks of a run failed or were cancelled."""
     ended = [chunk for chunk in ledger.chunks(run) if chunk.state in ("failed", "cancelled")]
     if ended:
         repeat = "execute" if ledger.run(run).is_local else "send"
@@ -152,7 +151,7 @@ def raise_if_ended(ledger: Ledger, run: str) -> None:
 def _work_on(
     ledger: Ledger, chunk: ChunkRecord, pause: float, work: Callable[[Claim], Any]
 ) -> None:
-    """Do some work on a chunk that is not sent; of several processes one does it, others wait."""
+    """Work on an unsent chunk, or wait until another process has done this work."""
     while ledger.chunks(chunk.run)[chunk.idx].is_unsent:
         with claimed(ledger, chunk.run, chunk.idx) as claim:
             if claim is None:
@@ -162,7 +161,6 @@ def _work_on(
 
 
 def _execute(ledger: Ledger, run: RunRecord, backend: Any, progress: Progress) -> None:
-    """Execute a run's chunks here, each once."""
     chunks = ledger.chunks(run.run)
     unsent = [chunk for chunk in chunks if chunk.is_unsent]
     if not unsent:
@@ -201,7 +199,7 @@ class _Sender:
 
     @cached_property
     def mode(self) -> Any:
-        """The backend, batch or session; it is in the ledger, so that a restart continues in it."""
+        """The backend, or the batch or session, which the ledger records for restarts."""
         self._check_budget()
         known = self.ledger.run(self.run.run).session
         mode = self.client.open_mode(self.prepared, known)
@@ -235,7 +233,8 @@ class _Sender:
             for chunk in self.ledger.chunks(self.run.run):
                 _work_on(self.ledger, chunk, pause, partial(retrying, self._send_once))
         except BaseException:
-            # An open session costs money by the minute; an open batch does not, and is continued.
+            # An open session costs money by the minute. An open batch does not, and a restart
+            # continues in it.
             if self.run.mode == "session":
                 with suppress(HardwareError):
                     self._close()
@@ -243,7 +242,6 @@ class _Sender:
         self._close()
 
     def _close(self) -> None:
-        """Tell the service that nothing more will be sent to an open batch or session."""
         if "mode" in vars(self) and self.prepared.mode != "job":
             self.client.close_mode(self.mode)
 
@@ -258,7 +256,7 @@ class _Sender:
 
 
 def settle(client: Client, claim: Claim, backend: str) -> bool:
-    """Look up a chunk's jobs, keep the oldest, cancel the others; return False if there is none."""
+    """Look up a chunk's jobs, keep the oldest and cancel the others; return False if none."""
     chunk = claim.record
     if not chunk.is_unsent:
         return True
@@ -279,7 +277,7 @@ def settle(client: Client, claim: Claim, backend: str) -> bool:
 
 
 def drop_duplicates(client: Client, claim: Claim, backend: str) -> None:
-    """Cancel further jobs of a chunk that were found late."""
+    """Cancel duplicate jobs of a chunk that earlier look-ups did not find."""
     found = client.find(backend, claim.record.tags)
     known = claim.ledger.jobs(claim.run)
     _cancel_duplicates(client, claim, [s for s in found if s.is_alive and s.job not in known])
@@ -300,7 +298,7 @@ def end(claim: Claim, state: JobState) -> None:
 
 
 def _look_up(client: Client, claim: Claim, backend: str) -> list[JobState]:
-    """Find a chunk's jobs, oldest first; look again if a job may just have been created."""
+    """Return a chunk's jobs, oldest first; look again if the service may not list a new job yet."""
     from tenacity import retry_if_result, stop_after_attempt
 
     chunk, patience = claim.record, client.patience

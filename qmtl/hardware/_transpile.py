@@ -1,4 +1,4 @@
-"""Transpilation: a head circuit in a device's gates, on the best qubits by its calibration."""
+"""Transpilation of a head circuit to a device's gates and to its best qubits by calibration."""
 
 import io
 import os
@@ -21,15 +21,16 @@ if TYPE_CHECKING:
 
 # Two-qubit gates and read-outs with at least this error count as broken.
 BROKEN = 0.5
-# Steps of the search: until a first layout is found, and then for better ones.
+# Most steps of the search for a first layout, and then for better layouts.
 STEPS = (3_000_000, 300_000)
 
 
 def usable_target(target: "Target") -> "Target":
-    """Return the target without gates and qubits that are broken according to its calibration.
+    """Return the target without the gates and qubits that are broken by its calibration.
 
-    A two-qubit gate is left out if its error is NaN or at least 0.5, or if it is 0 while others are
-    not (0 then means that it was not measured); a qubit, if this holds for its read-out error.
+    A two-qubit gate is broken if its error is NaN or at least 0.5. It is also broken if its error
+    is 0 and other gates' errors are not: 0 then means "not measured". The same rule for the
+    read-out error says whether a qubit is broken.
     """
     from qiskit.transpiler import Target
 
@@ -46,7 +47,7 @@ def usable_target(target: "Target") -> "Target":
         if on is None or None in on:
             if getattr(operation, "num_qubits", None) not in (1, 2):
                 continue  # such as control flow, whose operations are classes
-            # Without a coupling map, gates act on all qubits and pairs.
+            # Without a coupling map, a gate acts on every qubit or pair.
             on = dict.fromkeys(permutations(range(target.num_qubits), operation.num_qubits))
         broken = _broken(target, name) if len(next(iter(on))) == 2 else set()
         kept = {
@@ -77,11 +78,11 @@ def _error(properties: Any) -> float | None:
 def best_layout(
     circuit: "QuantumCircuit", target: "Target", read: Iterable[int]
 ) -> tuple[int, ...] | None:
-    """Return a qubit for each wire, so that a circuit runs without swaps and with few errors.
+    """Return the best layout without swaps: a qubit for each wire; None if there is none.
 
-    The graph of the circuit's two-qubit gates (a ring, a line) is searched for in the coupling map
-    of a `usable_target`. Of the copies found, the one with the largest product of two-qubit
-    fidelities, and of the read-out fidelities of wires to `read`, is used; None if none is found.
+    This function searches the coupling map of a `usable_target` for copies of the circuit's graph
+    of two-qubit gates (a ring, a line). The best copy has the largest product of the two-qubit
+    fidelities and of the read-out fidelities of the wires `read`.
     """
     from qiskit.circuit.library import CZGate, XGate
     from qiskit.converters import circuit_to_dag
@@ -96,12 +97,12 @@ def best_layout(
         errors.add_error(places, error)
     pattern = _pattern(circuit, read)
     placed: dict[Any, int] = {}
-    # Parts without a gate between them are placed one after another, the largest first: searched
-    # for together, they would take minutes.
+    # A search for all unconnected parts together would take minutes. So place them one by one, the
+    # largest first.
     parts = circuit_to_dag(pattern).separable_circuits(remove_idle_qubits=True)
     for part in sorted(parts, key=lambda dag: -dag.num_qubits()):
         if not part.size():
-            continue  # a wire that does not matter
+            continue  # a wire without two-qubit gates that is not read
         taken = set(placed.values())
         free = Target(num_qubits=target.num_qubits)
         free.add_instruction(CZGate(), {pair: None for pair in pairs if taken.isdisjoint(pair)})
@@ -118,7 +119,7 @@ def best_layout(
 
 
 def _pattern(circuit: "QuantumCircuit", read: Iterable[int]) -> "QuantumCircuit":
-    """Return what matters for the layout: a CZ for each two-qubit gate, an X for each read-out."""
+    """Return the circuit to place: a CZ for each two-qubit gate, an X for each read-out."""
     from qiskit import QuantumCircuit
 
     pattern = QuantumCircuit(circuit.num_qubits)
@@ -133,7 +134,7 @@ def _pattern(circuit: "QuantumCircuit", read: Iterable[int]) -> "QuantumCircuit"
 def _pair_errors(target: "Target") -> dict[tuple[int, int], float]:
     """Return the error of the native entangling gate on each pair, in both directions."""
     found: dict[tuple[int, int], float] = {}
-    for name in ("cz", "ecr", "cx", "rzz"):  # the first that a pair has counts
+    for name in ("cz", "ecr", "cx", "rzz"):  # a pair's first gate counts
         on = target[name] if name in target.operation_names else {}
         for (a, b), properties in on.items():
             for pair in ((a, b), (b, a)):
@@ -142,7 +143,7 @@ def _pair_errors(target: "Target") -> dict[tuple[int, int], float]:
 
 
 def estimated_success(circuit: "QuantumCircuit", target: "Target") -> float:
-    """Multiply the fidelities of a transpiled circuit's gates and read-outs."""
+    """Return the product of the fidelities of a transpiled circuit's gates and read-outs."""
     errors = []
     for instruction in circuit.data:
         name = instruction.operation.name
@@ -184,9 +185,8 @@ def transpiled(
 ) -> Transpiled:
     """Transpile a circuit with measurements and symbolic features to a backend's gates.
 
-    If no layout is given, and the coupling map contains the graph of the circuit's two-qubit gates,
-    its best copy is used (`best_layout`) without swaps. Otherwise several routings are tried, and
-    the one with the best estimated success is used.
+    Without a given layout, use the best layout without swaps (`best_layout`). If there is none, try
+    several routings and use the one with the best estimated success.
     """
     from qiskit.transpiler.exceptions import TranspilerError
 
@@ -195,8 +195,8 @@ def transpiled(
     if circuit.num_qubits > backend.target.num_qubits:
         raise InvalidInputError(
             f"the circuit has {circuit.num_qubits} wires, {backend.name} has "
-            f"{backend.target.num_qubits} qubits. It has all wires whatever tasks are measured: "
-            f"train a model of fewer tasks or wires per task, or of the 'shared' layout"
+            f"{backend.target.num_qubits} qubits. Choosing tasks does not remove wires: train a "
+            f"model with fewer tasks or wires per task, or in the 'shared' layout"
         )
     old = {"u1", "u2", "u3"} & set(backend.target.operation_names)
     if old and backend.is_local:
@@ -266,8 +266,8 @@ def _routed(
 ) -> Transpiled:
     from qiskit.transpiler import generate_preset_pass_manager
 
-    # Qiskit moves a routed circuit to better qubits. For parts without a gate between them that
-    # search takes minutes at level 3, and a second at level 1.
+    # Qiskit searches better qubits for a routed circuit. For unconnected parts, this search takes
+    # minutes at level 3 and a second at level 1.
     in_parts = circuit.num_unitary_factors() > 1
     passes = generate_preset_pass_manager(
         1 if layout is None and in_parts else LEVEL,
@@ -278,7 +278,7 @@ def _routed(
     counts = [0]
 
     def count(*, dag: Any, **_: Any) -> None:
-        # Later passes decompose swaps into native gates.
+        # Count after each pass, because later passes decompose swaps into native gates.
         counts.append(dag.count_ops(recurse=False).get("swap", 0))
 
     native = passes.run(circuit, callback=count)
@@ -292,7 +292,7 @@ def _key(
     read: Sequence[int],
     layout: Sequence[int] | None,
 ) -> str:
-    """Return a hash of everything that the result depends on."""
+    """Return a hash of everything that affects the transpiled circuit."""
     import qiskit
 
     calibration = sorted(
@@ -315,28 +315,28 @@ def _write(path: Path, found: Transpiled) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(path, buffer.getvalue())
     except OSError:
-        return  # without a cache, the next call only takes longer
+        return  # the cache only saves time
 
 
 def _read(path: Path, circuit: "QuantumCircuit") -> Transpiled | None:
-    """Read the cached result for the parameters of `circuit`; None if missing or damaged."""
+    """Return the cached circuit with the parameters of `circuit`; None if missing or damaged."""
     from qiskit import qpy
 
     try:
         stored = qpy.load(io.BytesIO(path.read_bytes()))[0]
         layout, swaps = stored.metadata["layout"], stored.metadata["swaps"]
-        # Parameters have the same names, but come from another process.
+        # Parameters of another process have the same names but are different objects.
         own = {parameter.name: parameter for parameter in circuit.parameters}
         names = {parameter: own[parameter.name] for parameter in stored.parameters}
         native = stored.assign_parameters(names)
-    except Exception:  # of any type: QPY raises many kinds of errors for a damaged file
+    except Exception:  # QPY raises errors of many types for a damaged file
         return None
     native.metadata = {}
     return Transpiled(native, tuple(layout), int(swaps))
 
 
 def scheduled(circuit: "QuantumCircuit", target: "Target") -> "QuantumCircuit":
-    """Add delays to a circuit, with late gates, unless the target has no durations."""
+    """Schedule gates as late as possible, with delays, unless the target has no durations."""
     from qiskit.transpiler import PassManager
     from qiskit.transpiler.exceptions import TranspilerError
     from qiskit.transpiler.passes import ALAPScheduleAnalysis, PadDelay

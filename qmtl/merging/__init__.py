@@ -1,4 +1,4 @@
-"""Merge separately trained models into one: by arithmetic on their weight changes, or by tuning."""
+"""Merging of separately trained models, by arithmetic on their weight changes or by tuning."""
 
 from qmtl.merging._merge import METHODS as METHODS
 from qmtl.merging._merge import WITH_DATA as WITH_DATA

@@ -1,4 +1,4 @@
-"""merge: turn separately trained models into one model of all their tasks."""
+"""merge: make one model of all tasks from separately trained models."""
 
 import copy
 import math
@@ -39,7 +39,7 @@ def wrapped(angles: Tensor) -> Tensor:
 
 
 def differences(state: Mapping[str, Tensor], base: Mapping[str, Tensor]) -> State:
-    """Return a task vector: state minus base, by tensors' names; angles are wrapped to (-π, π].
+    """Return a task vector, `state` minus `base` by name, with angles wrapped to (-π, π].
 
     Example:
         >>> base, state = {"encoding": torch.tensor([3.0])}, {"encoding": torch.tensor([-3.0])}
@@ -69,12 +69,12 @@ def arithmetic(vectors: Sequence[State], scales: Sequence[float]) -> State:
 
 
 def disjoint(vectors: Sequence[State], scale: float = 1.0, keep: float = 1.0) -> State:
-    """Let every weight follow the task that changed it most, so that no two updates meet.
+    """Return the change of each weight by the task that changed the weight most, times `scale`.
 
-    Locate: keep the largest entries of each tensor of every task vector, a fraction `keep` in (0,
-    1]. Elect: for each weight, choose the task whose change is largest in units of its tensor's
-    root mean square. Disjoint: apply only that task's change, times `scale`. The paper locates by
-    gradients on data, for safety; qmtl's version needs only the weights.
+    Locate: keep a fraction `keep`, in (0, 1], of the entries of each tensor of every task vector,
+    the largest entries. Elect: for each weight, choose the task with the largest change relative to
+    the root mean square of its tensor. Disjoint: apply only the change by this task. The paper
+    locates weights by gradients on data; qmtl's version needs only the weights.
 
     Example:
         >>> vectors = [{"w": torch.tensor([1.0, 0.1])}, {"w": torch.tensor([0.1, -1.0])}]
@@ -101,20 +101,20 @@ def disjoint(vectors: Sequence[State], scale: float = 1.0, keep: float = 1.0) ->
 def projective(
     vectors: Sequence[State], scale: float, rank: float = 0.25, steps: int = 200
 ) -> State:
-    """Add task vectors scaled by their norms, and a shift that reduces what the tasks lose.
+    """Return the sum of scaled task vectors, plus shifts that reduce interference between tasks.
 
-    The scales of the sum are proportional to 1/‖τ_t‖, with mean `scale`. A common shift Δ of every
-    matrix is learned by gradient descent on Σ_t ‖(Δ + Σ_s λ_s τ_s − τ_t) τ_tᵀ‖² / ‖τ_t‖², the
-    change that each task's inputs would see (the rows of a task vector lie in the span of its
-    inputs). The gradient is projected off the subspace that the tasks share, which is spanned by
-    the leading left singular vectors of all, a fraction `rank` of each matrix's. The public text
-    does not define the losses exactly; qmtl chose this form. Vectors have no shift.
+    The scales λ_t are proportional to 1/‖τ_t‖, with mean `scale`. For each matrix, gradient descent
+    minimises Σ_t ‖(Δ + Σ_s λ_s τ_s − τ_t) τ_tᵀ‖² / ‖τ_t‖² over the shift Δ. This is the change of
+    the layer's outputs on each task's inputs, because the rows of a task vector lie in the span of
+    the inputs. The gradient is projected off the subspace that the tasks share. The leading left
+    singular vectors of all task vectors, a fraction `rank` of each matrix's, span this subspace.
+    Vectors have no shift. The paper does not define the losses exactly; this form is qmtl's choice.
 
     References:
         Adaptive projective gradient descent, arXiv:2501.01230.
     """
     squares = [sum(float(v.double().square().sum()) for v in one.values()) for one in vectors]
-    # All norms are zero where the models are equal.
+    # Equal models have task vectors of norm 0.
     inverse = [1 / max(math.sqrt(square), 1e-30) for square in squares]
     scales = [scale * len(vectors) * value / sum(inverse) for value in inverse]
     merged = arithmetic(vectors, scales)
@@ -127,13 +127,13 @@ def projective(
 
 
 def _shift(start: Tensor, taus: Sequence[Tensor], rank: float, steps: int) -> Tensor:
-    """Minimise the task interference of one matrix; return the shift Δ, (rows, columns)."""
+    """Return the shift Δ of one matrix that minimises task interference, (rows, columns)."""
     grams = [tau.T @ tau / tau.square().sum().clamp(min=1e-30) for tau in taus]
     count = max(1, int(rank * min(start.shape)))
     leading = torch.cat([torch.linalg.svd(tau)[0][:, :count] for tau in taus], dim=1)
     vectors, values, _ = torch.linalg.svd(leading, full_matrices=False)
     shared = vectors[:, :count] * (values[:count] > 1e-12)
-    # The curvature of the quadratic is at most that of the sum of the Gram matrices.
+    # The norm of the sum of the Gram matrices bounds the curvature of the loss.
     step = 0.5 / max(float(torch.linalg.matrix_norm(sum(grams, 0 * grams[0]), 2)), 1e-30)
     shift = torch.zeros_like(start)
     for _ in range(steps):
@@ -147,13 +147,13 @@ def _shift(start: Tensor, taus: Sequence[Tensor], rank: float, steps: int) -> Te
 METHODS = ("arithmetic", "disjoint", "projective", "concrete", "atm")
 """Ways to merge models."""
 WITH_DATA = ("concrete", "atm")
-"""Those of them that need labelled rows."""
+"""Ways to merge models that need labelled rows."""
 # Further options of each method; the options of "atm" are settings of `qmtl.fit`.
 FURTHER = {"disjoint": ("keep",), "projective": ("rank",)}
 
 Shared = Callable[[MultiTaskModel], State]
 
-# Training of a mask: rows of each model's data in a step, and the learning rate.
+# Training of a mask: rows of each model's data per step, and the learning rate.
 BATCH, RATE = 64, 0.1
 # The parameter of a head that holds each merged tensor.
 _PLACES = {"blocks": "blocks.parameter", "scales": "scales.parameter"}
@@ -177,14 +177,14 @@ def merge(
     The models must have encoders of the same shape and circuits of the same kind on the same number
     of wires. Tasks keep their blocks; if the models have the same tasks, their blocks are merged,
     too. Angles are merged along the shorter way around the circle. Merging works best for models
-    that started training from the same weights; give these as `base`.
+    that started training from the same weights; give the untrained model as `base`.
 
     Args:
         models: the separately trained models.
-        method: ``"arithmetic"``: base + scale · Σ of the changes by training; ``"disjoint"``: every
-            weight follows the task that changed it most; ``"projective"``: arithmetic scaled by
-            norms, with a learned shift; ``"concrete"``: a mask on the changes, learned on data;
-            ``"atm"``: tune on every model's data and average, for several rounds.
+        method: ``"arithmetic"``: base + scale · Σ of the changes by training; ``"disjoint"``: each
+            weight gets only the change by the task that changed it most; ``"projective"``:
+            arithmetic scaled by norms, with a learned shift; ``"concrete"``: a mask on the changes,
+            learned on data; ``"atm"``: for several rounds, tune on every model's data and average.
         base: the model before training, of the models' shape; None for the models' mean.
         scale: factor of the sum; None for 1 / number of models (1 for ``"disjoint"``). ``"atm"``
             averages and has no scale.
@@ -192,15 +192,14 @@ def merge(
         rounds: (atm) number of rounds of tuning and merging.
         steps: (concrete) number of training steps of the mask.
         seed: seed of batches and masks.
-        keep_last: whether every model keeps its encoder's last layer and its encoding, which load
-            the wires of its registers; for models of different tasks in the partitioned layout.
+        keep_last: whether every model keeps its encoder's last layer and its encoding; for models
+            of different tasks in the partitioned layout.
         **options: (atm) further settings of `qmtl.fit`; the default is one epoch per round.
             (disjoint) ``keep``. (projective) ``rank``.
 
     Raises:
-        InvalidInputError: for models that do not fit together (the error names both sides), an
-            unknown method, an option that the method does not have, or data that are missing or
-            have other tasks.
+        InvalidInputError: for models that do not fit together, an unknown method, an option that
+            the method does not have, or data that are missing or have other tasks.
 
     Example:
         >>> import qmtl
@@ -234,12 +233,12 @@ def merge(
     if method in WITH_DATA:
         _check_data(models, data, method)
     mean = _mean(states, states[0])
-    # Statistics of inputs are not an outcome of training, and are averaged for every method.
+    # Training does not optimise buffers such as batch statistics, so every method averages them.
     statistics = {f"encoder.{name}" for name, _ in models[0].encoder.named_buffers()}
     start = mean if given is None else given
     start = start | {name: mean[name] for name in start if name in statistics}
     if method == "atm":
-        # The first merge uses the models as they were trained.
+        # The first merge averages the trained models.
         first = start if given is None else _mean(states, start)
         return _tuned(models, data or (), first, same_tasks, shared, rounds, seed, options)
     trained = {name: value for name, value in start.items() if name not in statistics}
@@ -256,7 +255,7 @@ def merge(
 
 
 def _check_options(method: str, scale: float | None, options: dict[str, Any]) -> None:
-    """Raise for options that the method would ignore."""
+    """Raise `InvalidInputError` for options without effect on the method, or wrong values."""
     if method == "atm":
         if scale is not None:
             raise InvalidInputError(f"method 'atm' averages models and has no scale, got {scale}")
@@ -291,7 +290,7 @@ def _base_state(
 
 
 def _mean(states: Sequence[State], start: State) -> State:
-    """Average the states: add their mean difference from `start` to it."""
+    """Return the mean of the states: `start` plus the mean difference from `start`."""
     vectors = [differences(state, start) for state in states]
     return _plus(start, arithmetic(vectors, [1 / len(states)] * len(states)))
 
@@ -356,9 +355,9 @@ def _masked(
     steps: int,
     seed: int,
 ) -> State:
-    """Train a relaxed mask on the merged changes by the losses of training rows.
+    """Return the merged changes times a relaxed mask, trained by the losses on training rows.
 
-    The mask has mean 1 in each tensor, so that it starts as the arithmetic method.
+    The mask has mean 1 in each tensor, so that training starts at the arithmetic method.
     """
     generator = torch.Generator().manual_seed(seed)
     total = arithmetic(vectors, [scale] * len(vectors))
@@ -374,7 +373,7 @@ def _masked(
         pairs = zip(models, data, strict=True)
         loss = torch.stack([_loss(*pair, state, generator) for pair in pairs]).sum()
         optimizer.zero_grad()
-        # Only the mask gets gradients; the given models are not changed.
+        # Gradients of the given models' parameters must not change.
         loss.backward(inputs=list(logits.values()))
         optimizer.step()
     with torch.no_grad():
@@ -389,7 +388,7 @@ def _mask(logits: Tensor) -> Tensor:
 def _loss(
     model: MultiTaskModel, data: MultiTaskData, state: State, generator: torch.Generator
 ) -> Tensor:
-    """Return the mean loss of a model's tasks on a batch, with another shared state."""
+    """Return the mean loss of a model's tasks on a batch, with the given shared state."""
     rows = data.train.take(torch.randint(len(data.train), (BATCH,), generator=generator))
     parameters = {
         name if name.startswith("encoder.") else f"head.{_PLACES.get(name, name)}": value
@@ -399,7 +398,7 @@ def _loss(
     reference, layout = next(model.parameters()), task_layout(model.tasks)
     batch = Batch(rows.inputs, layout.join_targets(rows.targets), False, rows.relative_weight)
     batch = batch.to(reference.device)
-    # Evaluation mode: no dropout, and batch statistics are neither used nor changed.
+    # Evaluation mode: without dropout and batch statistics.
     with evaluating(model):
         logits = called_with(model, parameters, (batch.inputs.to(reference),), {"joined": True})
     mean, std = model.target_scale()

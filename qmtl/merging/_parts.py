@@ -1,4 +1,4 @@
-"""Which models fit together, what they share, and the merged model of all tasks."""
+"""Checks of models to merge, their shared tensors, and the merged model of all tasks."""
 
 import copy
 from collections.abc import Mapping, Sequence
@@ -19,14 +19,14 @@ from qmtl.model import MultiTaskModel
 Models = Sequence[MultiTaskModel]
 State = dict[str, Tensor]
 
-# Options of encoders that may differ between models: they do not change what is computed.
+# Options of encoders that may differ between models, because they do not affect predictions.
 ONLY_IN_TRAINING = ("dropout", "modality_dropout", "calibrate", "frozen")
 
 
 def check_models(models: Models) -> bool:
-    """Return whether all models have the same tasks; raise if models do not fit together.
+    """Return whether all models have the same tasks; raise an error if they do not fit together.
 
-    The error names both sides: encoder, features, circuit, tasks, classes or columns.
+    The error names the two encoders, features, circuits, tasks, classes or columns that differ.
     """
     if not models or not all(isinstance(model, MultiTaskModel) for model in models):
         kinds = ", ".join(type(model).__name__ for model in models) or "none"
@@ -75,7 +75,7 @@ def _way_out(*heads: Any) -> str:
 
 
 def _same(what: str, sides: Sequence[Any], which: str) -> None:
-    """Raise unless both sides, those of model 1 and of another, are the same."""
+    """Raise an error unless the descriptions of model 1 and of another model are equal."""
     if sides[0] != sides[1]:
         raise InvalidInputError(f"{what}: model 1 has {sides[0]}; {which} has {sides[1]}")
 
@@ -98,7 +98,7 @@ def _check_pair(first: MultiTaskModel, other: MultiTaskModel, which: str) -> Non
 
 
 def check_shape(first: MultiTaskModel, other: MultiTaskModel, which: str) -> None:
-    """Raise unless the models' encoders and encodings have the same shape."""
+    """Raise an error unless the models' encoders and encodings have the same shape."""
     heads = first.head, other.head
     kinds = [type(head) for head in heads]
     if kinds[0] is not kinds[1] or kinds[0] not in (QuantumHead, LinearHead):
@@ -137,7 +137,7 @@ def _check_encoders(one: nn.Module, two: nn.Module, which: str) -> None:
 
 
 def _design(encoder: nn.Module) -> list[str]:
-    """Describe an encoder without settings that only matter in training."""
+    """Return an encoder's description without settings that only affect training."""
     layers = [
         f"{name}: {module}"
         for name, module in encoder.named_modules()
@@ -151,7 +151,7 @@ def _design(encoder: nn.Module) -> list[str]:
 
 
 def check_keep_last(models: Models, same_tasks: bool) -> None:
-    """Raise if the models cannot keep their own last encoder layers."""
+    """Raise an error if the models do not support ``keep_last=True``."""
     head = models[0].head
     if same_tasks or not isinstance(head, QuantumHead) or head.circuit.layout != "partitioned":
         raise InvalidInputError(
@@ -163,7 +163,7 @@ def check_keep_last(models: Models, same_tasks: bool) -> None:
 
 
 def shared_state(model: MultiTaskModel, blocks: bool, keep_last: bool = False) -> State:
-    """Copy the tensors to merge: the encoder's floating tensors and the encoding's angles."""
+    """Return copies of the tensors to merge: of the encoder, encoding and, if asked, blocks."""
     encoder, head = model.encoder, model.head
     values = {f"encoder.{n}": v for n, v in encoder.state_dict().items() if v.is_floating_point()}
     if keep_last:
@@ -203,9 +203,10 @@ def set_shared(model: MultiTaskModel, state: Mapping[str, Tensor]) -> None:
 def assembled(models: Models, state: Mapping[str, Tensor], same_tasks: bool) -> MultiTaskModel:
     """Return the model of all tasks with a merged shared state.
 
-    Models of different tasks keep their blocks: in the shared layout on the same wires; in the
-    partitioned layout with their registers side by side, each with the merged encoding. There the
-    encoder's last layer is repeated, or each model keeps its own if the state has none.
+    Models of different tasks keep their blocks. In the shared layout, all blocks act on the same
+    wires. In the partitioned layout, the models' registers are side by side, each with the merged
+    encoding, and the encoder's last layer is repeated. If `state` has no encoding (``keep_last``),
+    each model keeps its last layer and encoding.
     """
     first = models[0]
     merged = base = copy.deepcopy(first)
@@ -221,7 +222,7 @@ def assembled(models: Models, state: Mapping[str, Tensor], same_tasks: bool) -> 
         merged.columns = first.columns
         merged.to(next(first.head.parameters()))
     for name in merged.scale.regressions:
-        # If several models have a task, its outputs are merged, and so is the target scale.
+        # If several models have a regression, average the target scales like the outputs.
         own = [m.target_scale([name]) for m in models if name in m.scale.regressions]
         mean, std = (torch.stack(parts).mean(0) for parts in zip(*own, strict=True))
         merged.set_target_scale(name, mean, std)
@@ -247,7 +248,7 @@ def _joined_head(models: Models, base: MultiTaskModel, parts: Models) -> Head:
             readouts=readouts,
         )  # fmt: skip
     else:
-        # Merged and grown models have separate encodings already.
+        # Merged and grown models already have one encoding per register group.
         widths, inner = separate_encodings(circuit)
         encoding = RegisterEncoding(widths * len(parts), inner)
         sizes = {name: len(register.wires) for name, register in registers.items()}
@@ -260,7 +261,7 @@ def _joined_head(models: Models, base: MultiTaskModel, parts: Models) -> Head:
 
 
 def _loaded(head: Head, state: State, models: Models) -> Head:
-    """Load the head's state, and freeze the tasks that are frozen in the models."""
+    """Load a state into the head, and freeze the tasks that are frozen in the models."""
     head.load_state_dict(state)
     for name in set().union(*(model.head.frozen_tasks for model in models)):
         head.freeze(name)
@@ -268,7 +269,7 @@ def _loaded(head: Head, state: State, models: Models) -> Head:
 
 
 def _own_layer(encoder: nn.Module, copies: int) -> nn.Linear:
-    """Return an encoder's last layer, which computes the features and must be linear."""
+    """Return an encoder's last layer; raise an error unless it is a linear layer."""
     layer = last_layer(encoder)
     if layer is None:
         raise InvalidInputError(
@@ -280,12 +281,12 @@ def _own_layer(encoder: nn.Module, copies: int) -> nn.Linear:
 
 @torch.no_grad()
 def _with_layers(encoder: nn.Module, layers: Sequence[nn.Linear]) -> nn.Module:
-    """Replace the encoder's last layer by several, whose features are concatenated."""
+    """Replace the encoder's last layer by several layers with concatenated features, in place."""
     if not layers:
         return encoder
     layer = _own_layer(encoder, len(layers))
     names = [name for name, _ in layer.named_parameters()]
-    # The layer itself may be one of them.
+    # Compute all tensors first, because `layer` may be in `layers`.
     joined = {name: torch.cat([getattr(own, name) for own in layers]) for name in names}
     for name, value in joined.items():
         setattr(layer, name, nn.Parameter(value))

@@ -1,4 +1,4 @@
-"""Noise of gates from a Qiskit backend's calibration, of which only attributes are read."""
+"""Noise of gates from a Qiskit backend's calibration, without an import of Qiskit."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from math import inf, prod
@@ -9,10 +9,10 @@ from qmtl.errors import InvalidInputError, missing_extra
 from qmtl.noise._channel import Channel
 from qmtl.noise._events import Order, Relaxation, Timing, Wires
 
-# Supported native gates of a backend; it must have at least one of each row.
+# Supported native gates; a backend must have at least one of each row.
 ONE_WIRE = ("rz", "sx", "x", "id", "rx")
 TWO_WIRE = ("cz", "ecr", "cx", "rzz")
-# Channels after a gate; each comes with the positions of its wires among the gate's wires.
+# Channels after a gate, each with the positions of its wires among the gate's wires.
 Channels = tuple[tuple[Channel, Wires], ...]
 Key = tuple[str, Wires]
 
@@ -21,7 +21,7 @@ def fake_backends(missing: str = "qiskit-ibm-runtime is not installed") -> dict[
     """Return the class of each fake backend of qiskit-ibm-runtime, by the backend's name.
 
     Raises:
-        MissingDependencyError: if it is not installed; the error begins with `missing`.
+        MissingDependencyError: if qiskit-ibm-runtime is missing; the message begins with `missing`.
     """
     try:
         from qiskit_ibm_runtime import fake_provider
@@ -37,7 +37,7 @@ def read_calibration(
     relaxation: bool,
     order: Order | None,
 ) -> dict[str, Any]:
-    """Return the fields of `DeviceNoise.from_backend`, whose arguments these are."""
+    """Return the fields of the noise; the arguments are those of `DeviceNoise.from_backend`."""
     target = getattr(backend, "target", backend)
     if not hasattr(target, "qubit_properties") or not hasattr(target, "num_qubits"):
         raise InvalidInputError(f"backend must be a Qiskit backend or Target, got {backend!r}")
@@ -107,13 +107,13 @@ def _native_gates(
 def _channels(
     error: float | None, seconds: float, relaxing: Sequence[Relaxation | None]
 ) -> Iterator[tuple[Channel, Wires]]:
-    """Yield the depolarisation and the relaxation that together give a gate's error."""
+    """Yield depolarisation and relaxation that together have a gate's reported error."""
     n, dimension = len(relaxing), 2 ** len(relaxing)
     relaxed = [Channel((1.0,) * 4) if r is None else r.during(seconds) for r in relaxing]
     entangled = prod(sum(channel.factors) / 4 for channel in relaxed)
     fidelity = (dimension * entangled + 1) / (dimension + 1)
     most = dimension / (dimension + 1)
-    # A missing error or NaN gives no information; a gate cannot be better than its relaxation.
+    # Without a reported error, or with a smaller one than relaxation causes, only relaxation acts.
     if error is not None and error > 1 - fidelity and dimension * fidelity > 1:
         missing = min(error, most) - (1 - fidelity)
         strength = dimension * missing / (dimension * fidelity - 1)  # 1 is full depolarisation
@@ -125,7 +125,7 @@ def _channels(
 
 
 def _head_gates(native: Iterable[Key]) -> dict[Key, list[Key]]:
-    """Return the noisy native gates that implement each gate of a head circuit."""
+    """Return the native gates, without ``rz``, that implement each gate of a head circuit."""
     known = set(native)
     made: dict[Key, list[Key]] = {}
     for wire in sorted({wires[0] for name, wires in known if name == "sx"}):
@@ -138,8 +138,7 @@ def _head_gates(native: Iterable[Key]) -> dict[Key, list[Key]]:
             zz: Key = ("rzz", (a, b)) if ("rzz", (a, b)) in known else ("rzz", (b, a))
             for pair in ((a, b), (b, a)):
                 own: Key = (name, pair) if (name, pair) in known else (name, (a, b))
-                # The Hadamards before and after act on the target: cx needs them for a CZ, cz for
-                # a CNOT.
+                # Two Hadamards on the target turn a cx into a CZ, and a cz into a CNOT.
                 target = own[1][1] if name == "cx" else pair[1]
                 flips: list[Key] = [("sx", (target,))] * 2 if ("sx", (target,)) in known else []
                 back: list[Key] = [("sx", (w,)) for w in (a, b) for _ in range(2) if flips]
@@ -152,7 +151,7 @@ def _head_gates(native: Iterable[Key]) -> dict[Key, list[Key]]:
 
 
 def _composed(wires: Wires, parts: Iterable[tuple[Channels, Wires]]) -> Channels:
-    """Join the channels of several gates in sequence, at their positions in `wires`."""
+    """Return the channels of several gates in sequence, at their positions in `wires`."""
     found: list[tuple[Channel, Wires]] = []
     for channels, on in parts:
         for channel, at in channels:
@@ -166,7 +165,7 @@ def _composed(wires: Wires, parts: Iterable[tuple[Channels, Wires]]) -> Channels
 def _readouts(
     backend: Any, target: Any, wire_of: Mapping[int, int]
 ) -> dict[int, tuple[float, float]]:
-    """Return read-out errors: asymmetric if the backend's properties have them."""
+    """Return each wire's read-out errors; they are asymmetric if the backend reports both."""
     read = getattr(backend, "properties", None)
     properties = read() if callable(read) else None
     measured = target["measure"] if "measure" in target.operation_names else {}

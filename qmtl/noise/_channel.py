@@ -17,13 +17,13 @@ LETTERS = "IXYZ"
 class Channel:
     """A noise channel on one or two wires, by its action on Pauli strings (Heisenberg picture).
 
-    It multiplies each Pauli string by a number, and damping turns part of Z into I. That covers any
-    Pauli noise, amplitude and phase damping, thermal relaxation, and read-out errors.
+    The channel multiplies each Pauli string by a factor. Damping also turns part of Z into I. This
+    covers Pauli noise, amplitude and phase damping, thermal relaxation, and read-out errors.
 
     Args:
-        factors: the factor of each Pauli string, in the order II, IX, IY, IZ, XI, ... (first wire
-            first); the first is 1.
-        shift: the coefficient of I that the channel adds to a Z (one wire only).
+        factors: the factor of each Pauli string, in the order II, IX, IY, IZ, XI, ...; the first
+            letter is the first wire's. The first factor is 1.
+        shift: the coefficient of I that the channel adds to Z (one wire only).
 
     Example:
         >>> Channel.depolarising(0.75).factors
@@ -59,7 +59,7 @@ class Channel:
 
     @classmethod
     def pauli(cls, probabilities: Mapping[str, float]) -> Self:
-        """Return Pauli errors with the probability of each string (``"X"``; on two wires ``"XZ"``).
+        """Return Pauli errors with the given probabilities of strings such as ``"X"`` or ``"XZ"``.
 
         Example:
             >>> Channel.pauli({"Z": 0.25}).factors
@@ -84,9 +84,10 @@ class Channel:
 
     @classmethod
     def depolarising(cls, probability: float, n_wires: int = 1) -> Self:
-        """Return all 3 (two wires: 15) Pauli errors, equally likely, in total `probability`.
+        """Return the 3 Pauli errors (two wires: 15), equally likely, with this total probability.
 
-        Full depolarisation is 3/4 (15/16), as in PennyLane; Qiskit's is 4/3 (16/15) times it.
+        Full depolarisation has the probability 3/4 (two wires: 15/16), as in PennyLane. Qiskit's
+        parameter is 4/3 (two wires: 16/15) times this probability.
         """
         check_probability("probability", probability)
         rest = 1 - probability * 4**n_wires / (4**n_wires - 1)
@@ -138,7 +139,7 @@ class Channel:
         return Channel(factors, other.factors[3] * self.shift + other.shift)
 
     def scaled(self, scale: float) -> "Channel":
-        """Return channel `scale` times as strong: factors to that power, with a shift to match."""
+        """Return the channel `scale` times as strong: factors to this power, shift accordingly."""
         if scale == 1:
             return self
         factors = tuple(
@@ -161,13 +162,13 @@ def check_probability(name: str, value: Any) -> None:
 
 @dataclass(frozen=True)
 class CoherentError:
-    """A coherent error of a gate: its angle is wrong, or further rotations follow it.
+    """A coherent error of a gate: a wrong angle, or further rotations after the gate.
 
     Args:
-        relative: relative excess of the gate's angle (negative: it is too small). ``"sx"`` and
-            ``"x"`` are rotations by a quarter and by half a turn; gates like CZ have no angle.
+        relative: relative excess of the gate's angle; negative if the angle is too small. ``"sx"``
+            and ``"x"`` are rotations by a quarter and by half a turn; gates like CZ have no angle.
         rotations: further rotations right after the gate: name (``"RX"``, ``"RY"``, ``"RZ"`` or
-            ``"IsingZZ"``), positions of their wires among the gate's, and angle in radians.
+            ``"IsingZZ"``), positions of their wires among the gate's wires, and angle in radians.
 
     Example:
         >>> error = CoherentError(rotations=(("IsingZZ", (0, 1), 0.02), ("RZ", (1,), -0.01)))
@@ -184,7 +185,7 @@ class CoherentError:
                 raise unknown_name("rotation", name, sorted(ROTATIONS))
             Gate(name, at, Angle())
             if not set(at) <= {0, 1}:
-                raise InvalidInputError(f"a rotation's wires are 0 or 1 of its gate, got {at}")
+                raise InvalidInputError(f"wires of {name} must be positions 0 or 1, got {at}")
 
     def after(self, wires: tuple[int, ...]) -> list[Gate]:
         """Return the rotations after a gate on these wires."""
@@ -201,13 +202,13 @@ class CoherentError:
         return CoherentError(self.relative * scale, rotations)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return a JSON-able description."""
+        """Return the error as data that JSON can hold."""
         rotations = [[name, list(at), angle] for name, at, angle in self.rotations]
         return {"relative": self.relative, "rotations": rotations}
 
     @classmethod
     def from_dict(cls, description: Mapping[str, Any]) -> Self:
-        """Return the error that `to_dict` described."""
+        """Return the error from the data of `to_dict`."""
         rotations = description["rotations"]
         return cls(
             float(description["relative"]),

@@ -1,4 +1,4 @@
-"""DeviceNoise: the noise of a device after each gate, while wires wait, and at the readout."""
+"""DeviceNoise: a device's noise after gates, on idle wires, and at read-out."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,22 +21,22 @@ SYMMETRIC = frozenset({"CZ", "IsingZZ", "cz", "rzz"})
 
 @dataclass(frozen=True)
 class DeviceNoise:
-    """Noise of a device: channels after gates and while waiting, coherent and read-out errors.
+    """Noise of a device: channels after gates and on idle wires, coherent and read-out errors.
 
-    Gates have the names of `qmtl.circuit.GATE_WIRES`; in transpiled circuits they have their Qiskit
-    names (``"sx"``, ``"x"``, ``"cz"``, ...). Qiskit's ``"rz"`` is a change of frame, without noise
+    Gates have the names of `qmtl.circuit.GATE_WIRES`, or in transpiled circuits their Qiskit names
+    (``"sx"``, ``"x"``, ``"cz"``, ...). Qiskit's ``"rz"`` is a change of frame and has no noise
     unless `gates` names it.
 
     Args:
         one_wire: channel after every one-wire gate; None for no noise.
         two_wire: channel after every two-wire gate; None for no noise.
-        gates: channels of particular gates, which replace the general ones, by name and wires:
-            ``("CZ", (0, 1))``. Each channel comes with the positions of its wires in the gate.
+        gates: channels of particular gates, instead of the general channels, by name and wires:
+            ``("CZ", (0, 1))``. Each channel has the positions of its wires among the gate's wires.
         readout: probabilities that a bit 0 is read as 1, and a bit 1 as 0.
         readouts: the same probabilities for particular wires.
-        coherent: coherent errors, by the gate's name or by name and wires; they come before the
+        coherent: coherent errors, by the gate's name or by name and wires; they act before the
             gate's channels.
-        timing: durations of gates and relaxation of waiting wires; None for no noise while waiting.
+        timing: durations of gates and relaxation of idle wires; None for no noise on idle wires.
 
     Example:
         >>> noise = DeviceNoise.uniform(one_qubit=0.001, two_qubit=0.01, readout=0.02)
@@ -57,9 +57,8 @@ class DeviceNoise:
         """Return depolarising noise after every gate, and symmetric read-out errors.
 
         Args:
-            one_qubit: probability of an error after a one-wire gate; each Pauli has a third of it.
-            two_qubit: probability of an error after a two-wire gate; each pair of Paulis has a
-                15th.
+            one_qubit: total probability of the 3 Pauli errors after a one-wire gate.
+            two_qubit: total probability of the 15 Pauli errors after a two-wire gate.
             readout: probability that a bit is read wrongly.
         """
         check_probability("one_qubit", one_qubit)
@@ -82,21 +81,23 @@ class DeviceNoise:
     ) -> Self:
         """Return the noise of a Qiskit backend, from its calibration.
 
-        As in Aer's `NoiseModel.from_backend` at temperature 0, a gate's wires relax while it runs,
-        after a depolarising channel that makes up the rest of the reported error (one minus the
+        As in Aer's `NoiseModel.from_backend` at temperature 0, a gate causes a depolarising channel
+        and then relaxation of its wires. Both together have the reported error (one minus the
         average gate fidelity). Impossible errors are reduced to the nearest possible ones, and T2
         to 2·T1. Read-out errors are asymmetric if the backend's properties report both (a `Target`
-        does not). Circuits that are not transpiled get approximate noise after each gate: a RY
-        costs two ``sx``, a Hadamard one, a CZ the native two-wire gate, and so on. Pairs of wires
-        that the device does not couple get the median two-wire error, without the swaps that they
-        would need. `predict_transpiled` in `qmtl.hardware` makes no such approximations.
+        does not).
+
+        Circuits that are not transpiled get approximate noise after each gate: a RY has the noise
+        of two ``sx``, a Hadamard of one, a CZ of the native two-wire gate, and so on. Pairs of
+        wires that the device does not couple get the median two-wire error, without swaps.
+        `qmtl.hardware.predict_transpiled` makes no such approximations.
 
         Args:
-            backend: a Qiskit backend (a fake one, too) without a noise model of Aer, or a `Target`.
+            backend: a real or fake Qiskit backend without an Aer noise model, or a `Target`.
             wires: the qubit of each wire; None for wire i on qubit i. `tiled` repeats the noise
                 over more wires than the device has.
-            relaxation: whether wires relax, during gates and while they wait.
-            order: order of the schedule (see `Timing`); None for no noise while waiting.
+            relaxation: whether wires relax, during gates and while idle.
+            order: order of the schedule (see `Timing`); None for no noise on idle wires.
 
         Example:
             >>> from qiskit.providers.fake_provider import GenericBackendV2
@@ -134,13 +135,13 @@ class DeviceNoise:
         return self.coherent.get((name, wires), self.coherent.get(name))
 
     def reading(self, wire: int) -> Channel:
-        """Return the read-out channel of a wire, which comes before its measurement."""
+        """Return a wire's read-out channel, which acts before the measurement."""
         return Channel.readout(*self.readouts.get(wire, self.readout))
 
     def scaled(self, scale: float) -> "DeviceNoise":
         """Return the noise `scale` times as strong, for extrapolation and studies of robustness.
 
-        Read-out errors grow at most until a bit says nothing: both together never exceed 1.
+        The sum of a wire's two read-out errors grows up to 1, where a bit holds no information.
         """
         if not scale >= 0:
             raise InvalidInputError(f"scale must not be negative, got {scale}")
@@ -164,7 +165,7 @@ class DeviceNoise:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Return a JSON-able description."""
+        """Return the noise as data that JSON can hold."""
         return {
             "format": FORMAT,
             "one_wire": None if self.one_wire is None else asdict(self.one_wire),
@@ -192,7 +193,7 @@ class DeviceNoise:
 
     @classmethod
     def from_dict(cls, description: Mapping[str, Any]) -> Self:
-        """Return the noise that `to_dict` described.
+        """Return the noise from the data of `to_dict`.
 
         Example:
             >>> noise = DeviceNoise.uniform(0.001, 0.01, 0.02)
@@ -232,7 +233,7 @@ class DeviceNoise:
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """Read noise that `save` wrote."""
+        """Return the noise in a file that `save` wrote."""
         try:
             return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
         except (OSError, json.JSONDecodeError) as error:
@@ -255,9 +256,9 @@ def _pair(values: Sequence[float]) -> tuple[float, float]:
 def tiled(noise: DeviceNoise, tile: int, n_wires: int) -> DeviceNoise:
     """Return the noise of wires 0 to ``tile - 1``, repeated over `n_wires` wires.
 
-    Wire w has the noise of wire ``w % tile``. A gate between neighbouring tiles (the last wire of
-    one, the first of the next) has the noise of the pair ``(tile - 1, 0)``. If `noise` does not
-    name this pair (the tile is a line, not a ring), it has the noise of unnamed pairs.
+    Wire w has the noise of wire ``w % tile``. A gate between the last wire of a tile and the first
+    wire of the next tile has the noise of the pair ``(tile - 1, 0)``. If `noise` does not name this
+    pair (the tile is a line, not a ring), the gate has the noise of unnamed pairs.
 
     Raises:
         InvalidInputError: for a tile of fewer than 3 wires, where a ring and a line are the same.
@@ -277,7 +278,7 @@ def tiled(noise: DeviceNoise, tile: int, n_wires: int) -> DeviceNoise:
     def places(wires: Wires) -> Iterator[Wires]:
         ring = sorted(wires) == [0, tile - 1]
         for start in starts if max(wires) < tile else ():
-            # The pair across the border ends at wire 0 of the next tile.
+            # The pair (tile - 1, 0) becomes the last wire and wire 0 of the next tile.
             moved = tuple(start + w + (tile if ring and w == 0 else 0) for w in wires)
             if ring and start + tile == n_wires:
                 moved = tuple(w % n_wires for w in moved)
@@ -313,7 +314,7 @@ def noise_of_backend(name: str, n_wires: int, *, relaxation: bool = True) -> Dev
     Args:
         name: a name such as ``"fake_fez"``; its calibration comes with qiskit-ibm-runtime.
         n_wires: number of wires of the circuit.
-        relaxation: whether wires relax; if not, gates depolarise by their reported error.
+        relaxation: whether wires relax; otherwise gates depolarise by their reported error.
     """
     known = fake_backends(
         f"the noise of backend {name!r} needs qiskit-ibm-runtime (noise may also be a file, or "

@@ -1,4 +1,4 @@
-"""The events on a noisy device, in order: gates, channels, and how long wires wait and relax."""
+"""The gates and noise channels of a noisy device in order, with the relaxation of idle wires."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, field, replace
@@ -16,16 +16,16 @@ if TYPE_CHECKING:
 
 Wires = tuple[int, ...]
 Order = Literal["alap", "asap"]
-# Times below this, in seconds, are rounding errors between consecutive gates.
+# Shorter times, in seconds, are rounding errors between consecutive gates.
 NO_TIME = 1e-14
 CHANNEL = "channel"
-"""Name of an event that is a channel which only shrinks expectation values."""
+"""Name of the event of a channel that only shrinks expectation values."""
 DAMPING = "damping"
-"""Name of an event that is a channel which also shifts ⟨Z⟩, such as amplitude damping."""
-# Names of steps that take time but do nothing else.
+"""Name of the event of a channel that also shifts ⟨Z⟩, such as amplitude damping."""
+# Steps without a gate or a measurement.
 IDLE = frozenset({"barrier", "delay"})
 DIAGONAL = DIAGONAL_GATES | {"Z", "S", "Sdg"}
-# A native gate made of several elementary ones: a relative error of its angle is undefined.
+# This native gate has several elementary gates, so a relative error of its angle is undefined.
 COMPOSED = "ecr"
 RIGHT_ANGLES = {
     "X": ("RX", pi),
@@ -63,25 +63,25 @@ class Relaxation:
         return Channel.thermal_relaxation(self.t1, self.t2, seconds, self.excited)
 
     def scaled(self, scale: float) -> "Relaxation":
-        """Return the same relaxation with its rates times `scale` (> 0)."""
+        """Return the relaxation with its rates multiplied by `scale` (> 0)."""
         return Relaxation(self.t1 / scale, self.t2 / scale, self.excited)
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Durations of gates and relaxation of wires, which give the noise of waiting wires.
+    """Durations of gates and relaxation of wires, from which the noise of idle wires follows.
 
-    The schedule covers a whole circuit: the encoding, and every task's block (in the shared layout
-    one task's). A wire relaxes while it waits; during a gate, the gate's own channels apply.
+    The schedule covers a whole circuit: the encoding and every task's block (in the shared layout
+    one task's block). A wire relaxes while it is idle; during a gate, the gate's channels act.
 
     Args:
         durations: seconds, by the gate's name or by ``(name, wires)``; 0 for gates not named.
         relaxation: relaxation of particular wires.
         others: relaxation of all other wires; None if they do not relax.
-        order: ``"alap"``, every gate as late as possible, all wires read at the same time (IBM's
-            default, Qiskit's `ALAPScheduleAnalysis`); or ``"asap"``, every gate as soon as
-            possible, each wire read right after its last gate (Qiskit's `ASAPScheduleAnalysis` for
-            measurements without a barrier).
+        order: ``"alap"``: every gate as late as possible, with all wires read at the same time
+            (IBM's default, Qiskit's `ALAPScheduleAnalysis`). ``"asap"``: every gate as soon as
+            possible, with each wire read right after its last gate (Qiskit's
+            `ASAPScheduleAnalysis` for measurements without a barrier).
 
     Example:
         >>> timing = Timing({"CZ": 84e-9}, others=Relaxation(100e-6, 80e-6))
@@ -104,16 +104,16 @@ class Timing:
                 )
 
     def duration(self, name: str, wires: tuple[int, ...]) -> float:
-        """Return a gate's duration in seconds; a pair of wires may come in either order."""
+        """Return a gate's duration in seconds; `durations` may name its wires in either order."""
         for key in ((name, wires), (name, wires[::-1]), name):
             if key in self.durations:
                 return self.durations[key]
         return 0.0
 
     def waiting(self, wire: int, seconds: float, *, is_fresh: bool = False) -> Channel | None:
-        """Return the channel of a waiting wire; None if waiting changes nothing.
+        """Return the channel of an idle wire; None if there is no noise.
 
-        A wire is fresh if no gate has acted on it yet, so that it is still in the state 0.
+        A wire is fresh, in the state 0, until the first gate acts on the wire.
         """
         found = self.relaxation.get(wire, self.others)
         if found is None or seconds < NO_TIME or (is_fresh and found.excited == 0):
@@ -121,7 +121,7 @@ class Timing:
         return found.during(seconds)
 
     def scaled(self, scale: float) -> "Timing":
-        """Return the same schedule with the rates of relaxation times `scale`."""
+        """Return the same schedule with relaxation rates multiplied by `scale`."""
         if not scale:
             return replace(self, relaxation={}, others=None)
         relaxation = {wire: found.scaled(scale) for wire, found in self.relaxation.items()}
@@ -129,7 +129,7 @@ class Timing:
         return replace(self, relaxation=relaxation, others=others)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return a JSON-able description."""
+        """Return the timing as data that JSON can hold."""
         return {
             "durations": [
                 {"name": key, "seconds": seconds}
@@ -144,7 +144,7 @@ class Timing:
 
     @classmethod
     def from_dict(cls, description: Mapping[str, Any]) -> Self:
-        """Return the timing that `to_dict` described."""
+        """Return the timing from the data of `to_dict`."""
         others = description["others"]
         return cls(
             {
@@ -160,11 +160,11 @@ class Timing:
 def idle_times(
     steps: Sequence[tuple[tuple[int, ...], float]], order: Order
 ) -> list[tuple[float, ...]]:
-    """Return how many seconds each wire of each step has waited since its previous step.
+    """Return the seconds for which each wire of each step was idle since its previous step.
 
     Args:
         steps: wires and seconds of each step, in the order of application.
-        order: see `Timing`. A wire waits for its first step from the start of the circuit.
+        order: see `Timing`. Before its first step, a wire is idle from the start of the circuit.
 
     Example:
         >>> steps = [((0,), 1.0), ((1,), 2.0), ((0, 1), 1.0)]
@@ -173,7 +173,7 @@ def idle_times(
     """
     starts = _earliest(steps)
     if order == "alap":
-        # As soon as possible, from the end of the circuit backwards.
+        # "alap" is "asap" for the reversed circuit.
         backwards = zip(_earliest(steps[::-1])[::-1], steps, strict=True)
         ends = [start + seconds for start, (_, seconds) in backwards]
         whole = max(ends, default=0.0)
@@ -201,9 +201,9 @@ class Event:
     """A gate or a noise channel.
 
     Attributes:
-        wires: the wires that it acts on.
+        wires: the wires of the gate or channel.
         name: name of the gate, as in `qmtl.circuit.Gate` or one of ``"X"``, ``"Z"``, ``"S"``,
-            ``"Sdg"``, ``"SX"``, ``"SXdg"``; for a channel `CHANNEL`, or `DAMPING` if it damps.
+            ``"Sdg"``, ``"SX"``, ``"SXdg"``. For a channel, `CHANNEL` or, with a shift, `DAMPING`.
         angle: angle of a rotation.
         channel: the channel; None for a gate.
     """
@@ -220,7 +220,7 @@ class Event:
 
     @property
     def kind(self) -> Kind:
-        """The commutation class: diagonal, CNOT, or other."""
+        """The commutation class: channel, diagonal, CNOT, or other."""
         if self.channel is not None:
             return "channel"
         if self.name in DIAGONAL:
@@ -233,10 +233,10 @@ class DeviceStep:
     """A gate, delay, barrier or measurement as the device runs it.
 
     Attributes:
-        name: its name on the device (or in the head circuit), by which the noise knows it.
-        wires: the wires that it acts on.
-        gates: the elementary gates that it consists of.
-        seconds: its duration; None to look it up in the noise.
+        name: its name on the device or in the head circuit, as in `DeviceNoise`.
+        wires: the wires of the step.
+        gates: its elementary gates.
+        seconds: its duration; None to use the noise's `Timing`.
     """
 
     name: str
@@ -252,7 +252,7 @@ class NativeCircuit:
     Attributes:
         steps: the circuit's steps in order, on the device's wires. Angles depend on the head
             circuit's features.
-        wires: for each task, the device's wires on which its register is read.
+        wires: for each task, the device's wires of its register at the measurement.
     """
 
     steps: tuple[DeviceStep, ...]
@@ -260,7 +260,7 @@ class NativeCircuit:
 
 
 def head_steps(circuit: HeadCircuit, tasks: Sequence[str]) -> list[DeviceStep]:
-    """List a head circuit's steps when these tasks run together, as `device_events` takes them.
+    """Return a head circuit's steps, for these tasks together, as `device_events` takes them.
 
     Example:
         >>> from qmtl.tasks import Task
@@ -274,13 +274,13 @@ def head_steps(circuit: HeadCircuit, tasks: Sequence[str]) -> list[DeviceStep]:
 
     steps = [step(gate) for gate in circuit.encoding_gates]
     steps += [step(gate) for task in tasks for gate in circuit.block_gates(task)]
-    # A wire with a longer readout must finish its gates earlier.
+    # Measurements are steps, because a longer measurement makes a wire's gates end earlier.
     wires = dict.fromkeys(wire for task in tasks for wire in circuit.register(task).wires)
     return [*steps, *(DeviceStep("measure", (wire,)) for wire in wires)]
 
 
 def device_events(steps: Sequence[DeviceStep], noise: "DeviceNoise") -> Iterator[list[Event]]:
-    """Yield each step's events: waiting before it, its gates, their errors and channels.
+    """Yield each step's events: noise of idle wires before the step, gates, errors, and channels.
 
     Example:
         >>> gate = DeviceStep("RX", (0,), (Event((0,), "RX", Angle(constant=1.0)),))

@@ -1,4 +1,4 @@
-"""PennyLane: QNodes on qmtl's simulators, heads on PennyLane's devices, and its templates in heads.
+"""QNodes on qmtl's simulators, and PennyLane's devices and templates for heads.
 
 Importing this package imports PennyLane, which takes seconds.
 """

@@ -1,4 +1,4 @@
-"""``qml.device("qmtl.lightcone")`` and ``"qmtl.noisy"``: QNodes by their measurements' light cones.
+"""``qml.device("qmtl.lightcone")`` and ``"qmtl.noisy"``: simulation of QNodes by light cones.
 
 PennyLane's device interface: https://docs.pennylane.ai/en/stable/development/plugins.html
 """
@@ -42,7 +42,7 @@ from qmtl.pennylane._tape import (
 )
 from qmtl.simulators import LightConeSimulator, NoisySimulator
 
-# Methods of the device itself; if parameters are torch tensors, torch differentiates.
+# With these methods the device computes gradients, or torch does for torch tensors.
 GRADIENT_METHODS = ("best", "device", "adjoint")
 
 
@@ -58,7 +58,7 @@ def _sampled(measurement: MeasurementProcess) -> bool:
 
 @qml.transform
 def _without_snapshots(tape: QuantumScript) -> tuple[Sequence[QuantumScript], Callable[..., Any]]:
-    """Drop snapshots, which do nothing here; `qml.snapshots` turns them into separate tapes."""
+    """Remove snapshots, which have no effect; `qml.snapshots` turns them into separate tapes."""
     kept = [op for op in tape.operations if op.name != "Snapshot"]
     return (tape.copy(operations=kept),), lambda results: results[0]
 
@@ -66,21 +66,21 @@ def _without_snapshots(tape: QuantumScript) -> tuple[Sequence[QuantumScript], Ca
 @simulator_tracking
 @single_tape_support
 class LightConeDevice(Device):
-    """A PennyLane device whose cost is that of the measurements' backward light cones.
+    """A PennyLane device that simulates each measurement on its backward light cone.
 
-    It supports expectation values and variances of any observable on few wires and of sums of
-    these, and probabilities, samples and counts of at most 20 wires. Without shots, values and
+    The device supports expectation values and variances of observables on few wires and of their
+    sums, and probabilities, samples and counts of at most 20 wires. Without shots, values and
     gradients are exact. PennyLane decomposes gates that head circuits do not know; parameters may
-    be broadcast. With ``diff_method="best"``, gradients are vector-Jacobian products by qmtl's
-    engines, in all interfaces; torch differentiates to any order. With shots, the samples and
-    counts of one execution belong together, and each term of a sum is sampled separately, with all
-    shots.
+    be broadcast. With ``diff_method="best"``, qmtl computes vector-Jacobian products in all
+    interfaces; torch differentiates to any order. With shots, the samples and counts of one
+    execution come from the same shots if their light cones meet and their bases agree. Each term
+    of a sum is sampled separately, with all shots.
 
     Args:
         wires: number or labels of the wires; None for all wires that a circuit uses.
         shots: default number of shots; prefer ``qml.set_shots``.
-        seed: seed of the samples: an integer or several, or a generator; "global" takes it from
-            NumPy's global generator, as `default.qubit` does; None for a random seed.
+        seed: seed of the samples: an integer, several, or a generator; ``"global"`` draws the seed
+            from NumPy's global generator, as `default.qubit` does; None for a random seed.
         max_memory: largest estimate of an execution's memory in bytes; None for three quarters of
             the machine's memory.
 
@@ -128,7 +128,7 @@ class LightConeDevice(Device):
     def setup_execution_config(
         self, config: ExecutionConfig | None = None, circuit: QuantumScript | None = None
     ) -> ExecutionConfig:
-        """Complete the configuration: backpropagation in torch, else our vector products."""
+        """Return the complete configuration: gradients by torch, or by the device's VJPs."""
         config = config or ExecutionConfig()
         config = replace(config, mcm_config=replace(config.mcm_config, mcm_method="deferred"))
         if config.gradient_method not in GRADIENT_METHODS:
@@ -146,7 +146,7 @@ class LightConeDevice(Device):
     def supports_derivatives(
         self, execution_config: ExecutionConfig | None = None, circuit: QuantumScript | None = None
     ) -> bool:
-        """Return whether the device computes derivatives: without shots, by torch to any order."""
+        """Return whether the device differentiates: without shots, in torch to any order."""
         if execution_config is None:
             return True
         known = execution_config.gradient_method in GRADIENT_METHODS
@@ -179,7 +179,7 @@ class LightConeDevice(Device):
         circuits: QuantumScript | Sequence[QuantumScript],
         execution_config: ExecutionConfig | None = None,
     ) -> Any:
-        """Measure the circuits: one value, or a tuple of values, for each."""
+        """Return the results of each circuit: one value, or a tuple of values."""
         return tuple(map(self._execute, circuits))
 
     def compute_vjp(
@@ -188,7 +188,7 @@ class LightConeDevice(Device):
         cotangents: Any,
         execution_config: ExecutionConfig | None = None,
     ) -> Any:
-        """Return gradients of circuits' weighted results with respect to trainable parameters."""
+        """Return each circuit's vector-Jacobian product with respect to trainable parameters."""
         return tuple(map(self._vjp, circuits, cotangents))
 
     def compute_derivatives(
@@ -196,7 +196,7 @@ class LightConeDevice(Device):
         circuits: QuantumScript | Sequence[QuantumScript],
         execution_config: ExecutionConfig | None = None,
     ) -> Any:
-        """Return Jacobians of circuits' results with respect to their trainable parameters."""
+        """Return each circuit's Jacobian with respect to its trainable parameters."""
         return tuple(map(self._jacobian, circuits))
 
     def _execute(self, tape: QuantumScript) -> Any:
@@ -234,7 +234,7 @@ class LightConeDevice(Device):
         return tuple(every) if len(every) > 1 else every[0]
 
     def _places(self, tape: QuantumScript) -> dict[Any, int]:
-        """Number the wire labels; each mid-circuit measurement gets a wire of its own."""
+        """Return the number of each wire label, including extra wires of deferred measurements."""
         wires = [*(self.wires or ()), *tape.wires]
         return {wire: i for i, wire in enumerate(dict.fromkeys(wires))}
 
@@ -250,7 +250,7 @@ class LightConeDevice(Device):
     def _outputs(
         self, tape: QuantumScript, gates: TapeGates, places: dict[Any, int], reads: tuple[Read, ...]
     ) -> Tensor:
-        """Return all outputs side by side, (batch, outputs); without broadcasting batch is 1."""
+        """Return all outputs side by side, (batch, outputs); batch is 1 without broadcasting."""
         circuit = tape_circuit(max(len(places), 1), gates.gates, reads, self._apart)
         dtype = precision([*gates.features, *gates.weights])
         numbers = stacked(gates.weights, dtype)
@@ -262,7 +262,7 @@ class LightConeDevice(Device):
             raise DeviceError(_too_wide(self.name, circuit, list(places))) from error
 
     def _samples(self, tape: QuantumScript) -> tuple[Any, ...]:
-        """Return the values of the measurements, from samples."""
+        """Return the values of the measurements, estimated from samples."""
         places = self._places(tape)
         gates = TapeGates.of(tape, places.__getitem__)
         sampling = Sampling(tape, self._support(gates, places))
@@ -288,15 +288,15 @@ class LightConeDevice(Device):
 
 
 def _by_torch(circuit: QuantumScript | None) -> bool:
-    """Return whether torch differentiates, because the circuit's parameters are its tensors."""
+    """Return whether torch differentiates: some parameters of the circuit are torch tensors."""
     parameters = [] if circuit is None else circuit.get_parameters(trainable_only=False)
     return any(isinstance(parameter, Tensor) for parameter in parameters)
 
 
 def _check_order(circuit: QuantumScript | None) -> None:
-    """Refuse a second derivative by autograd, which would silently be 0."""
+    """Raise an error for a second derivative by autograd, which would silently be 0."""
     parameters = [] if circuit is None else circuit.get_parameters(trainable_only=False)
-    # Traces are numbered from 0. Only the printed form shows that a number is traced twice.
+    # autograd numbers traces from 0. Only the printed form shows that a number is traced twice.
     twice = (isbox(p) and str(p).count("ArrayBox") > 1 for p in parameters)
     if trace_stack.top > 0 and any(twice):
         raise DeviceError(
@@ -311,7 +311,7 @@ def _gradients(
     weights: Sequence[Tensor],
     front: Sequence[int],
 ) -> tuple[NDArray[np.float64], ...]:
-    """Return the gradients for each weighting; `front` are the weights' leading dimensions."""
+    """Return the gradients of the weighted results; `front` are leading dimensions of `weights`."""
     pairs = [(r, w) for r, w in zip(results, weights, strict=True) if r.requires_grad]
     if not pairs or not leaves:
         return tuple(np.zeros((*front, *leaf.shape)) for leaf in leaves)
@@ -331,32 +331,33 @@ def _gradients(
 
 
 def _too_wide(device: str, circuit: TapeCircuit, labels: Sequence[Any]) -> str:
-    """Say which measurement has too wide a cone, which gates widen it, and what to use instead."""
+    """Return the message for a too wide light cone: its measurement, its gates, alternatives."""
     cones = {name: circuit.light_cone(name) for name in circuit.registers}
     name = max(cones, key=lambda name: len(cones[name].wires))
     read = [labels[i] for i in circuit.register(name).wires]
     gates = ", ".join(
         f"{gate.name} on {[labels[i] for i in gate.wires]}" for gate, _ in cones[name].growth[-3:]
     )
-    # Without such gates, the measurement itself is on too many wires.
+    # If no gate widens the light cone, the measurement has too many wires.
     why = f" The first gates of the circuit that widen its light cone are {gates}." if gates else ""
     return (
-        f"{device}: what is measured on {len(read)} wires, {read[:6]}{'…' * (len(read) > 6)}, "
+        f"{device}: the measurement on {len(read)} wires, {read[:6]}{'…' * (len(read) > 6)}, "
         f"depends on {len(cones[name].wires)} of {circuit.n_wires} wires, too many to simulate."
         f"{why} Use lightning.qubit (up to about 30 wires) or lightning.tensor"
     )
 
 
 class NoisyDevice(LightConeDevice):
-    """A PennyLane device with exact hardware noise, on the measurements' light cones.
+    """A PennyLane device that simulates hardware noise exactly, on the measurements' light cones.
 
     Channels follow each elementary gate (``Hadamard``, ``RX``, ``RY``, ``RZ``, ``CZ``, ``CNOT``,
-    ``IsingZZ``; other gates decompose into these), and read-out errors come with the measurement.
-    Observables other than Z need further gates, which are noisy, too. Noise numbers wires as the
-    device does, from 0. Measurements that share wires are separate circuits, as on hardware.
+    ``IsingZZ``; other gates are decomposed into these). Measurements have read-out errors.
+    Observables other than Z need further gates, which are noisy, too. The wires of `noise` are the
+    positions of the device's wires, from 0. Measurements that share wires run in separate circuits,
+    as on hardware.
 
     Args:
-        noise: a `qmtl.noise.DeviceNoise`: noise of gates, waiting wires, and read-out.
+        noise: a `qmtl.noise.DeviceNoise`: noise of gates, idle wires, and read-out.
         wires, shots, seed, max_memory: as for `LightConeDevice`.
 
     Example:
@@ -397,5 +398,5 @@ class NoisyDevice(LightConeDevice):
     def _support(
         self, gates: TapeGates, places: dict[Any, int]
     ) -> Callable[[Iterable[Any]], frozenset[Any]]:
-        # Noise of gates outside the ideal cones counts, too: all wires count as one cone.
+        # Noise also acts through gates outside the ideal light cones, so all wires are one cone.
         return lambda wires: frozenset(["all"])

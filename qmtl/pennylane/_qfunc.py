@@ -12,8 +12,8 @@ from torch import Tensor
 from qmtl.circuit import Angle, Gate, GateSequence
 from qmtl.errors import InvalidInputError, check_integer
 
-# PennyLane decomposes all other gates. A gate with an angle obeys U(a)U(b) = U(a + b), so that a
-# sum of terms becomes one gate per term.
+# PennyLane decomposes all other gates. Gates with an angle obey U(a)U(b) = U(a + b), so `_gates`
+# can turn a sum of terms into one gate per term.
 KNOWN = {
     "RX", "RY", "RZ", "PhaseShift", "CRX", "CRY", "CRZ", "ControlledPhaseShift",
     "IsingXX", "IsingYY", "IsingZZ",
@@ -32,17 +32,16 @@ def from_qfunc(
 ) -> GateSequence:
     """Convert a PennyLane function or template to gates, as an encoding or a task's block.
 
-    The function is called once per random point with the features (if there are any), the weights
-    (if there are any), whatever it calls them, and ``wires=`` if it has such an argument. Its
-    measurements are ignored: a task's readout says what is measured. Angles may be constants,
-    features, weights, sums of these, products of two features, and a feature times a weight.
+    `qfunc` is called at two random points. Its positional arguments are the features, if any, and
+    then the weights, if any; it also gets ``wires=`` if it has such an argument. Its measurements
+    are ignored, because a task's readout defines the measurement. An angle may be a sum of
+    constants, features, weights, products of two features, and products of a feature and a weight.
 
     Args:
         qfunc: a template such as ``qml.StronglyEntanglingLayers``, your own function, or a QNode.
         n_wires: number of wires of the encoding or of the task's register.
-        n_features: number of features that it loads; 0 for a task's block.
-        weights: shape of its weights, or their number. The head stores them flat, in row-major
-            order.
+        n_features: number of features; 0 for a task's block.
+        weights: shape or number of the weights. The head stores them flat, in row-major order.
 
     Raises:
         InvalidInputError: for an operation that is not a gate, a wire out of range, an angle of
@@ -87,13 +86,13 @@ def from_qfunc(
 def _traced(
     qfunc: Callable[..., Any], n_wires: int, n_features: int, shape: tuple[int, ...], point: Tensor
 ) -> list[Any]:
-    """Return PennyLane's operations, decomposed, at one point of features and weights."""
+    """Return the function's decomposed operations at one point of features and weights."""
     function = qfunc.func if isinstance(qfunc, qml.QNode) else qfunc
     if not callable(function):
         raise InvalidInputError(f"qfunc must be a function or a template, got {qfunc!r}")
     arguments = [point[:n_features]] if n_features else []
     arguments += [point[n_features:].reshape(shape)] if shape else []
-    # Some templates take their wires as keyword, others accept any keyword.
+    # Some templates need `wires` as a keyword; others accept any keyword, so check the signature.
     parameters = inspect.signature(function).parameters
     options = {"wires": range(n_wires)} if "wires" in parameters else {}
     try:
@@ -120,7 +119,6 @@ def _is_zz(operation: Any) -> bool:
 def _gates(
     operation: Any, check: Any, n_wires: int, n_features: int, point: Tensor, other: Tensor
 ) -> list[Gate]:
-    """Convert one PennyLane operation to gates of qmtl."""
     wires = tuple(operation.wires)
     name = "IsingZZ" if _is_zz(operation) else operation.name
     if name not in KNOWN:
@@ -146,7 +144,7 @@ def _gates(
 
 
 def _terms(angle: Tensor, point: Tensor, n_features: int) -> list[Angle]:
-    """Return the monomials of an angle that is a quadratic polynomial, from its derivatives."""
+    """Return the terms of an angle from its derivatives, if it is a quadratic polynomial."""
     value = angle.detach()
     if not angle.requires_grad:
         return [Angle(constant=float(value))] if abs(value) > ZERO else []

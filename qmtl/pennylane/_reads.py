@@ -1,4 +1,4 @@
-"""Compute the measurements of a tape from exact outputs, or from samples of wires."""
+"""Computation of a tape's measurements from exact outputs, or from samples of wires."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -29,16 +29,16 @@ TO_Z = {"X": (("Hadamard", None),), "Y": (("RZ", -np.pi / 2), ("Hadamard", None)
 
 @dataclass(frozen=True)
 class Result:
-    """A measurement's value as a function of the outputs that are read."""
+    """A measurement's value as a function of a circuit's outputs."""
 
     # Indices of the outputs that the measurement needs.
     columns: list[int]
-    # From these columns, shape (batch, columns), to the measurement's value.
+    # Computes the measurement's value from these outputs, shape (batch, columns).
     value: Callable[[Tensor], Tensor]
 
 
 class Reads:
-    """Collects what is to be read, without repetition, and its columns among the outputs."""
+    """Collects distinct `Read` objects and assigns columns of the outputs to them."""
 
     def __init__(self, place: Callable[[Any], int]) -> None:
         self._place = place
@@ -60,7 +60,7 @@ class Reads:
         return self._add(Read(tuple(wire for wire, _ in letters), to_z, True))
 
     def probabilities(self, wires: Sequence[Any], to_z: Sequence[Any] = ()) -> list[int]:
-        """Return columns of the probabilities of some wires, the first wire most significant."""
+        """Return the columns of some wires' probabilities, first wire most significant."""
         if len(wires) > MAX_READ_WIRES:
             raise DeviceError(
                 f"qmtl.lightcone reads at most {MAX_READ_WIRES} wires together, got {len(wires)}: "
@@ -85,7 +85,7 @@ def _constant(op: Any) -> Angle | None:
 
 
 def basis_gates(measurement: MeasurementProcess) -> list[Any]:
-    """Return gates that circuits know and that rotate a measurement to the Z basis."""
+    """Return gates from `GATES` that rotate a measurement to the Z basis."""
     gates = measurement.diagonalizing_gates()
     if not all(op.name in GATES for op in gates):
         (tape,), _ = decomposed(QuantumScript(gates), name="qmtl.lightcone")
@@ -94,7 +94,7 @@ def basis_gates(measurement: MeasurementProcess) -> list[Any]:
 
 
 def result_of(measurement: MeasurementProcess, reads: Reads, tape: QuantumScript) -> Result:
-    """Return how a measurement's exact value follows from outputs; add those to `reads`."""
+    """Return a measurement's exact value as a `Result`; add the needed outputs to `reads`."""
     if isinstance(measurement, ProbabilityMP):
         wires = measurement.wires or tape.wires
         return Result(reads.probabilities(wires, basis_gates(measurement)), lambda values: values)
@@ -111,7 +111,7 @@ def result_of(measurement: MeasurementProcess, reads: Reads, tape: QuantumScript
 
 
 def _mean(measurement: ExpectationMP, reads: Reads) -> Result:
-    """Read a mean from the observable's Pauli words, its terms, or its eigenvalues."""
+    """Return a mean by the observable's Pauli words, its terms, or its eigenvalues."""
     words = _words(measurement.obs)
     if words is not None:
         return _mean_of_words(words, reads)
@@ -132,7 +132,6 @@ def _levels(measurement: MeasurementProcess, reads: Reads) -> tuple[list[int], T
 
 
 def _joined(results: Sequence[Result], combine: Callable[..., Tensor]) -> Result:
-    """Combine several results into one, by a function of their values."""
     ends = np.cumsum([len(result.columns) for result in results])[:-1].tolist()
 
     def value(values: Tensor) -> Tensor:
@@ -143,8 +142,8 @@ def _joined(results: Sequence[Result], combine: Callable[..., Tensor]) -> Result
 
 
 def _words(observable: Any) -> "qml.pauli.PauliSentence | None":
-    """Return an observable as a sum of Pauli words; None if it is not read that way."""
-    if observable is None:  # the measurement has eigenvalues of its own
+    """Return an observable as a sum of Pauli words; None if its eigenvalues are used instead."""
+    if observable is None:  # the measurement has eigenvalues instead
         return None
     if observable.pauli_rep is not None or observable.has_diagonalizing_gates:
         return observable.pauli_rep
@@ -153,7 +152,6 @@ def _words(observable: Any) -> "qml.pauli.PauliSentence | None":
 
 
 def _mean_of_words(words: "qml.pauli.PauliSentence", reads: Reads) -> Result:
-    """Read the mean of a sum of Pauli words."""
     factors, columns, constant = [], [], 0.0
     for word, factor in words.items():
         if len(word):
@@ -171,7 +169,7 @@ def _mean_of_words(words: "qml.pauli.PauliSentence", reads: Reads) -> Result:
 
 
 def _real(factor: Any, word: Any) -> Any:
-    """Return the factor of a Pauli word; raise if it is not real."""
+    """Return the factor of a Pauli word; raise an error unless it is real."""
     found = complex(qml.math.toarray(factor))
     if abs(found.imag) > 1e-9 * max(1.0, abs(found)):
         raise DeviceError(f"the observable is not Hermitian: the factor of {word} is {found}")
@@ -187,9 +185,9 @@ Support = Callable[[Iterable[Any]], frozenset[Any]]
 class Draw:
     """A set of wires that are sampled together."""
 
-    # For each wire (the first is the most significant bit), the gates to the Z basis, as text.
+    # For each wire (the first is the most significant bit), a description of the gates to Z.
     basis: dict[Any, Any]
-    # These gates.
+    # All gates that rotate the wires to the Z basis.
     gates: list[Any]
     # The wires that the samples depend on.
     support: frozenset[Any] = frozenset()
@@ -200,7 +198,6 @@ class Draw:
 
     @classmethod
     def of(cls, measurement: MeasurementProcess, tape: QuantumScript) -> "Draw":
-        """Return the draw that a measurement needs."""
         wires, gates = list(measurement.wires or tape.wires), basis_gates(measurement)
         if any(len(op.wires) > 1 for op in gates):
             return cls(dict.fromkeys(wires, _described(gates)), gates)
@@ -208,12 +205,11 @@ class Draw:
         return cls(basis, gates)
 
     def agrees(self, other: "Draw") -> bool:
-        """Return whether both can use the same samples."""
+        """Return whether both draws can use the same samples."""
         shared = self.basis.keys() & other.basis.keys()
         return all(self.basis[wire] == other.basis[wire] for wire in shared)
 
     def joined(self, other: "Draw") -> "Draw":
-        """Return a draw that serves both."""
         further = [op for op in other.gates if op.wires[0] not in self.basis]
         support = self.support | other.support
         return Draw(self.basis | other.basis, self.gates + further, support)
@@ -224,11 +220,11 @@ def _described(gates: Iterable[Any]) -> tuple[Any, ...]:
 
 
 class Sampling:
-    """The plan by which a tape's measurements are sampled.
+    """Samples the measurements of a tape.
 
-    Samples and counts of wires whose light cones meet are drawn together if their bases agree;
-    others are independent. Means, variances and probabilities use existing samples or draw their
-    own. The mean of a sum is the sum of its terms' means, each from all shots.
+    Samples and counts are drawn together if their light cones meet and their bases agree;
+    otherwise they are independent. Means, variances and probabilities use these draws if possible,
+    else further draws. The mean of a sum is the sum of its terms' means, each from all shots.
     """
 
     def __init__(self, tape: QuantumScript, support: Support) -> None:
@@ -248,7 +244,7 @@ class Sampling:
             self._terms.append(terms)
 
     def _add_raw(self, draw: Draw) -> None:
-        """Add a draw; draws stay separate only if they are independent or have another basis."""
+        """Add a draw; join it with draws whose light cones meet it and whose bases agree."""
         for other in list(self.draws):
             if other.support & draw.support and other.agrees(draw):
                 self.draws.remove(other)
@@ -271,7 +267,7 @@ class Sampling:
     def results(
         self, likely: Sequence[NDArray[np.float64]], rng: np.random.Generator
     ) -> tuple[Any, ...]:
-        """Return the measurements' values; with several numbers of shots, a tuple for each number.
+        """Return the measurements' values; with partitioned shots, a tuple for each part.
 
         `likely` are the probabilities for each of `draws`, shape (batch, 2^wires).
         """
@@ -300,7 +296,7 @@ class Sampling:
 
 
 def _terms(measurement: MeasurementProcess) -> list[tuple[float, MeasurementProcess | None]]:
-    """Split a mean into terms with factors; None stands for the identity."""
+    """Return a mean as terms with factors; None is the identity."""
     observable = measurement.obs
     if not isinstance(measurement, ExpectationMP) or observable is None:
         return [(1.0, measurement)]
@@ -324,7 +320,7 @@ def _real_part(number: Any) -> float:
 
 
 def _bits(rng: np.random.Generator, likely: NDArray[np.float64], shots: int) -> NDArray[np.int64]:
-    """Sample wires with these probabilities; shape (shots, wires)."""
+    """Sample the wires' bits from the probabilities of their states, shape (shots, wires)."""
     likely = np.clip(likely, 0, None)
     states = rng.choice(len(likely), shots, p=likely / likely.sum())
     n = len(likely).bit_length() - 1

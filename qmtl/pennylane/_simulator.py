@@ -1,4 +1,4 @@
-"""PennyLane: its devices as simulators, and QNodes of head circuits for its own tools."""
+"""PennyLane's devices as simulators, and QNodes of head circuits for PennyLane's tools."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -12,24 +12,23 @@ from qmtl.circuit import HeadCircuit, Register, task_strings
 from qmtl.errors import CircuitTooLargeError, InvalidInputError, unknown_name
 from qmtl.simulators import Simulator, check_angles, check_weights, memory_limit, weights_by_name
 
-# Devices that hold a state of all wires, and the number of index bits that a wire takes. Their
-# complex numbers have at least single precision.
+# Devices that hold a state of all wires, and the number of the state's index bits per wire.
 STATE_WIRES = {"default.qubit": 1, "lightning.qubit": 1, "default.mixed": 2}
-BYTES_PER_AMPLITUDE = 8
+BYTES_PER_AMPLITUDE = 8  # at least: single precision
 
 
 class PennyLaneSimulator(Simulator):
     """Evaluates head circuits gate by gate on a PennyLane device, as torch QNodes.
 
-    All wires are simulated. The outputs of every readout are linear in expectation values of
+    The device simulates all wires together. All outputs are linear in expectation values of
     Z-strings, which all PennyLane devices and differentiation methods support.
 
     Args:
         device: a device name, such as ``"default.qubit"`` or ``"lightning.qubit"``.
         diff_method: PennyLane's differentiation method.
-        options: keyword arguments for ``qml.device``, and ``shots`` per circuit. Each sample is a
-            circuit; in the shared layout each sample and task. Gradients from shots take two more
-            circuits for each angle.
+        options: keyword arguments for ``qml.device``, and ``shots`` per circuit. Each sample takes
+            one circuit, or one circuit per task in the shared layout. Gradients with shots take two
+            more circuits for each angle.
 
     Example:
         >>> from qmtl import HeadCircuit, Task
@@ -90,7 +89,7 @@ class PennyLaneSimulator(Simulator):
             for name, (masks, _) in zip(tasks, read, strict=True)
             for mask in masks
         ]
-        # PennyLane does not measure a string without a Z, which is 1, and refuses empty batches.
+        # PennyLane cannot measure a string without a Z, whose value is 1, or an empty batch.
         measured = [own for own in wires if own and len(angles)]
 
         def run(angles: Tensor, weights: Tensor) -> list[Any]:
@@ -100,15 +99,15 @@ class PennyLaneSimulator(Simulator):
         # All measurements are expectation values, which "best" may differentiate by adjoints.
         methods = ("backprop", "adjoint")
         node = _node(run, self.device, circuit, self.diff_method, self.options, methods)
-        # PennyLane converts a device's results (NumPy scalars, for lightning) to tensors of the
-        # default type; with float32, values and gradients would lose half of their digits.
+        # PennyLane converts lightning's results (NumPy scalars) to tensors of the default type.
+        # With float32, values and gradients would lose half of their digits.
         before = torch.get_default_dtype()
         torch.set_default_dtype(torch.float64)
         try:
             found = iter(node(angles, weights) if measured else ())
         finally:
             torch.set_default_dtype(before)
-        # If no feature is in the cone, the result may have no batch dimension.
+        # A result that depends on no feature may have no batch dimension.
         one = angles.new_ones(len(angles))
         rows = [next(found).to(one).expand(len(one)) if own and len(one) else one for own in wires]
         values = [angles.new_zeros(0, len(angles))]
@@ -131,21 +130,20 @@ def task_qnode(
     diff_method: str = "best",
     **options: Any,
 ) -> Any:
-    """Return a torch QNode ``qnode(angles, weights)`` of each task's readout, for PennyLane.
+    """Return a torch QNode ``qnode(angles, weights)`` that measures each task.
 
     Args:
         circuit: the head circuit.
-        weights: default of the QNode's second argument: a dictionary from task names and "encoding"
-            to flat vectors.
-        device: name of a PennyLane device, or the device.
+        weights: default of the QNode's second argument: a flat vector for ``"encoding"`` and each
+            task's name.
+        device: a PennyLane device, or its name.
         tasks: the tasks to measure; None for all. The shared layout has one circuit per task.
         diff_method: PennyLane's differentiation method.
         options: keyword arguments for ``qml.device``, if `device` is a name.
 
     Returns:
-        A QNode that returns a dict from task name to the probabilities of its register's basis
-        states, or to a list of one expectation value per output. Angles (radians) may have a batch
-        dimension.
+        A QNode that returns, by task name, the probabilities of the register's basis states, or a
+        list of one expectation value per output. Angles (radians) may have a batch dimension.
 
     Raises:
         InvalidInputError: for a device, option, method or task that does not fit.
@@ -184,7 +182,7 @@ def task_qnode(
         if missing:
             raise InvalidInputError(
                 f"weights must map 'encoding' and each task to a flat tensor, as head.weights() "
-                f"does; without {', '.join(sorted(missing))}, got {type(weights).__name__}"
+                f"does; got a {type(weights).__name__} without {', '.join(sorted(missing))}"
             )
         _apply_all(circuit, chosen, angles, weights)
         return {name: measured(register) for name, register in registers.items()}
@@ -200,11 +198,11 @@ def _node(
     options: Mapping[str, Any],
     best: Sequence[str] = ("backprop",),
 ) -> Any:
-    """Return a torch QNode that can also be differentiated for batches of angles.
+    """Return a torch QNode that is also differentiable for batches of angles.
 
-    `best` are the methods with batches that "best" may choose.
+    `best` are the methods that support batches and that ``"best"`` may choose.
     """
-    # PennyLane sets shots on circuits, no longer on devices.
+    # PennyLane no longer sets shots on devices but on circuits.
     others = {name: value for name, value in options.items() if name != "shots"}
     target = _device(device, circuit, others if isinstance(device, str) else options)
     try:
@@ -221,7 +219,7 @@ def _node(
         raise InvalidInputError(f"shots must be an integer > 0, or None, got {shots!r}")
     if "shots" in options and isinstance(device, str):
         qnode = qml.set_shots(qnode, shots)
-    # Shift rules do not support batches, but with shots they are the only choice.
+    # Parameter-shift rules, the only choice with shots, do not support batches.
     if takes_batches and not (shots or target.shots):
         return qnode
     return qml.transforms.broadcast_expand(qnode)
@@ -252,7 +250,6 @@ def _device(device: Any, circuit: HeadCircuit, options: Mapping[str, Any]) -> An
 def _apply_all(
     circuit: HeadCircuit, tasks: Sequence[str], angles: Tensor, weights: Mapping[str, Tensor]
 ) -> None:
-    """Apply the gates of the encoding and of the tasks' blocks."""
     blocks = (gate for name in tasks for gate in circuit.block_gates(name))
     for gate in (*circuit.encoding_gates, *blocks):
         operation, angle = getattr(qml, gate.name), gate.angle

@@ -26,7 +26,7 @@ from qmtl.circuit import (
 )
 from qmtl.tasks import Task
 
-# Number of circuits that are kept, so that simulators find their plans.
+# Number of circuits to keep, because simulators keep plans by circuit.
 CACHED_CIRCUITS = 32
 # Operations that do not affect measurements.
 IDLE = frozenset({"Identity", "GlobalPhase", "Barrier", "WireCut", "Snapshot"})
@@ -34,7 +34,7 @@ GATES = frozenset(GATE_WIRES) | IDLE
 
 
 def _decomposition(op: Any) -> list[Any]:
-    """Decompose a gate with PennyLane, directly or by its matrix."""
+    """Return PennyLane's decomposition of a gate, directly or by its matrix."""
     if isinstance(op, qml.operation.Channel):
         raise DeviceError(
             f"{op.name} is a channel: qml.device('qmtl.noisy', noise=qmtl.noise.DeviceNoise(...)) "
@@ -56,7 +56,7 @@ class _BatchOfMatricesError(Exception):
 def decomposed(
     tape: QuantumScript, device_wires: Any = None, name: str = "device"
 ) -> tuple[Sequence[QuantumScript], Callable[..., Any]]:
-    """Decompose a tape into gates that circuits know; a batch may need several tapes."""
+    """Decompose a tape into `GATES`; a batch may need several tapes."""
     into_gates = partial(
         decompose,
         stopping_condition=lambda op: op.name in GATES,
@@ -79,8 +79,8 @@ class _ToZ:
     """Gates that rotate an observable to the Z basis, as a task block."""
 
     given: tuple[Gate, ...]
-    # Wires of the register, counted from its first one: blocks are compared, and registers with
-    # gaps must not be taken for shifted copies.
+    # The register's wires, counted from its first wire. They make blocks unequal if only their
+    # registers' gaps differ: such blocks are not shifted copies.
     offsets: tuple[int, ...]
 
     def gates(self, n_wires: int, read: Sequence[int]) -> list[Gate]:
@@ -92,12 +92,12 @@ class _ToZ:
 
 @dataclass(frozen=True)
 class Read:
-    """What is read of some wires: the mean of a product of Paulis, or all probabilities."""
+    """A read-out of some wires: the mean of a product of Paulis, or all probabilities."""
 
     wires: tuple[int, ...]
     # Gates on positions within `wires`, applied before the wires are read in the Z basis.
     to_z: tuple[Gate, ...]
-    # Whether to read the mean of the product of all Zs, or the probabilities.
+    # Whether to read the mean of the product of all Zs; otherwise read the probabilities.
     is_word: bool
 
     @property
@@ -108,10 +108,7 @@ class Read:
 
 @dataclass(frozen=True)
 class TapeGates:
-    """A tape's gates, together with its parameters.
-
-    Angles are features if their parameters have a batch dimension, else weights.
-    """
+    """A tape's gates and parameters: features with a batch dimension, and weights without."""
 
     gates: tuple[Gate, ...]
     features: list[Any]
@@ -119,7 +116,7 @@ class TapeGates:
 
     @classmethod
     def of(cls, tape: QuantumScript, place: Callable[[Any], int]) -> "TapeGates":
-        """Return the gates and parameters of a tape of known gates."""
+        """Return the gates and parameters of a `decomposed` tape."""
         gates: list[Gate] = []
         features: list[Any] = []
         weights: list[Any] = []
@@ -140,7 +137,7 @@ class TapeGates:
 class TapeCircuit(HeadCircuit):
     """A tape as a head circuit, whose tasks are the measurements.
 
-    Registers may overlap; with `apart`, each is then measured in a separate circuit.
+    Registers may overlap. With `apart`, a separate circuit then measures each register.
     """
 
     def __init__(
@@ -166,7 +163,7 @@ tape_circuit = lru_cache(CACHED_CIRCUITS)(TapeCircuit)
 
 
 def _real(number: Any) -> Any:
-    """Return the number as a real one, if it is real or only its type is complex."""
+    """Return a number as a real type; raise an error if it has an imaginary part."""
     found: Any = number if isinstance(number, Tensor) else np.asarray(number)
     is_array = isinstance(found, np.ndarray)
     if is_array and found.dtype.kind in "biuf":
@@ -177,7 +174,7 @@ def _real(number: Any) -> Any:
 
 
 def precision(parameters: Iterable[Any]) -> torch.dtype:
-    """Return float32 if all parameters are torch tensors of that type, else float64."""
+    """Return float32 if all parameters are float32 torch tensors, else float64."""
     kinds = {p.dtype if isinstance(p, Tensor) else torch.float64 for p in parameters}
     return torch.float32 if kinds == {torch.float32} else torch.float64
 

@@ -171,7 +171,7 @@ def test_explain(qmtl, finished):
         ("quantum", 57, 32, ""),
         ("quantum-no-entangler", 57, 0, ""),
         ("hyper", 204, 32, ""),
-        ("linear", 182, 32, "warning: the head 'linear' is not this circuit"),
+        ("linear", 182, 32, "warning: the recipe has a head 'linear'"),
     ],
 )
 def test_explain_shows_the_head_of_the_recipe(qmtl, head, trained, cz, warned):

@@ -138,7 +138,7 @@ def test_ctrl_c_says_how_to_come_back(qmtl, run, service, monkeypatch):
     answer = qmtl("ibm", "fetch", name, "--wait")
     assert answer.code == 130
     assert answer.err.splitlines()[-1] == (
-        f"qmtl: interrupted; run {name} goes on; `qmtl ibm fetch {name} --wait` comes back to it"
+        f"qmtl: interrupted; run {name} continues; `qmtl ibm fetch {name} --wait` waits for it"
     )
     assert len(service.live()) == 1
 

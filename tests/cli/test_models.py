@@ -38,7 +38,7 @@ def test_a_task_more(qmtl, finished, table, tmp_path):
     predicted = qmtl.good("predict", "more", "table.csv").splitlines()
     assert "big:yes" in predicted[0]
     qmtl.good("evaluate", "more")
-    assert "more tasks than its recipe, which is shown: ['big']" in qmtl("explain", "more").err
+    assert "tasks that are not in the recipe shown here: ['big']" in qmtl("explain", "more").err
     weights = (tmp_path / "more" / "model" / "model.safetensors").read_bytes()
     told = qmtl.bad("train", "--resume", "more", "--set", "training.max_epochs=9")
     assert "it has no checkpoint (as after qmtl adapt or merge)" in told

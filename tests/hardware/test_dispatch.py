@@ -461,7 +461,7 @@ def test_interrupted_waiting_says_how_to_come_back(service):
     run = submitted(small_run())
     progress = Progress(write=lambda text: interrupt())
     with pytest.raises(
-        KeyboardInterrupt, match=f"run {run} goes on; `qmtl ibm fetch {run} --wait`"
+        KeyboardInterrupt, match=f"run {run} continues; `qmtl ibm fetch {run} --wait`"
     ):
         wait(run, service=quick(), progress=progress)
     service.runs = True

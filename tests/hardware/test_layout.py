@@ -254,7 +254,7 @@ def test_backends_that_cannot_run_a_circuit():
     blind.add_instruction(CZGate(), {(0, 1): None})
     for given, message in [
         (blind, "own has no measurement among its operations"),
-        (target, "has 4 wires, own has 2 qubits. It has all wires"),
+        (target, "has 4 wires, own has 2 qubits. Choosing tasks"),
         (gates_anywhere(None), "Qiskit backend with some qubits"),
     ]:
         tasks = 1 if given is blind else 2

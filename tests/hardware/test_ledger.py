@@ -115,7 +115,7 @@ def test_who_was_interrupted_before_it_let_go_holds_nothing(ledger, run, monkeyp
     assert not is_free(ledger, run)  # nobody else knows
     with claimed(ledger, run, 0) as claim:
         assert claim is not None
-    assert "passed over" in ledger.events(run)[-1]
+    assert "took over from" in ledger.events(run)[-1]
 
 
 def test_a_thread_that_has_ended_holds_nothing(ledger, run):
@@ -155,7 +155,7 @@ def test_who_was_killed_holds_nothing(path, ledger, run):
     process.join(30)
     with claimed(ledger, run, 0) as claim:
         assert claim is not None
-    assert "passed over" in ledger.events(run)[-1]
+    assert "took over from" in ledger.events(run)[-1]
 
 
 def test_holders_elsewhere_hold_for_a_time(ledger, run):

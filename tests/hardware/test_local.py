@@ -159,7 +159,7 @@ def test_limits_are_told():
         execute(run, 0)
     head = small_head()
     run = prepare(head, features(head, 1), "aer", shots=10, predict=False)
-    with pytest.raises(InvalidInputError, match="not a backend of this machine"):
+    with pytest.raises(InvalidInputError, match="must be simulated on this machine"):
         execute(run, 0, backend=replace(open_backend("aer"), kind="real", name="ibm_x"))
 
 
@@ -192,7 +192,7 @@ def test_a_fake_device_takes_no_more_shots_than_the_device(fez):
     most = fez.max_shots
     prepare(head, features(head, 1), fez, shots=most, predict=False)
     prepare(head, features(head, 1), "aer", shots=most + 1, predict=False)
-    with pytest.raises(InvalidInputError, match=f"fake_fez takes at most {most} shots of a sampl"):
+    with pytest.raises(InvalidInputError, match=f"fake_fez takes at most {most} shots per sampl"):
         prepare(head, features(head, 1), fez, shots=most + 1)
 
 

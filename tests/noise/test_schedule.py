@@ -187,5 +187,5 @@ def test_bad_input():
         Relaxation(1e-6, 3e-6)
     with pytest.raises(InvalidInputError, match="needs two wires"):
         CoherentError(rotations=(("RX", (1,), 0.1),)).after((0,))
-    with pytest.raises(InvalidInputError, match="0 or 1 of its gate"):
+    with pytest.raises(InvalidInputError, match="must be positions 0 or 1"):
         CoherentError(rotations=(("RX", (2,), 0.1),))
