@@ -59,7 +59,8 @@ def run(path, kernel, folder, data):
     """
     variables = {"QMTL_DATA": str(data), "QMTL_LEDGER": str(folder / "ledger.sqlite")}
     # %reset collects garbage, of which modules are none.
-    fresh = f"import gc\ngc.freeze()\n%reset -f\n{SMALL_FIGURES}\nimport os\nos.chdir({str(folder)!r})\n"
+    fresh = f"import gc\ngc.freeze()\n%reset -f\n{SMALL_FIGURES}\n"
+    fresh += f"import os\nos.chdir({str(folder)!r})\n"
     fresh += f"os.environ |= {variables}\ndel os"
     notebook = _read(path)
     notebook.cells.insert(0, nbformat.v4.new_code_cell(fresh))
