@@ -17,6 +17,14 @@ LONGEST_CELL = 30  # lines
 # Figures are drawn as they are: to cut their margins off, they would be drawn twice.
 SMALL_FIGURES = """%matplotlib inline
 %config InlineBackend.print_figure_kwargs = {"bbox_inches": None}"""
+# As tests/conftest.py does: to look through a million modules' objects, and to ask all packages for
+# plugins at each training, takes longer than most cells.
+QUICK_KERNEL = """
+import functools, gc, importlib.metadata
+import matplotlib.pyplot, pytorch_lightning, qmtl, torch
+gc.set_threshold(10 * gc.get_threshold()[0], *gc.get_threshold()[1:])
+importlib.metadata.entry_points = functools.cache(importlib.metadata.entry_points)
+"""
 MAY_DEFINE_CLASSES = "08"  # how to write parts of your own
 
 
@@ -37,6 +45,8 @@ def kernel():
     """One kernel for all notebooks, since to start one and to import takes longer than most."""
     manager = KernelManager(kernel_name="python3")
     manager.start_kernel(env=os.environ | {"OMP_NUM_THREADS": "1", "QMTL_SMOKE": "1"})
+    first = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(QUICK_KERNEL)])
+    nbclient.NotebookClient(first, km=manager, timeout=300).execute()
     yield manager
     manager.shutdown_kernel(now=True)
 
@@ -48,7 +58,9 @@ def run(path, kernel, folder, data):
         What the notebook's own cells have put out.
     """
     variables = {"QMTL_DATA": str(data), "QMTL_LEDGER": str(folder / "ledger.sqlite")}
-    fresh = f"%reset -f\n{SMALL_FIGURES}\nimport os\nos.chdir({str(folder)!r})\n"
+    # %reset collects garbage, of which modules are none.
+    fresh = f"import gc\ngc.freeze()\n%reset -f\n{SMALL_FIGURES}\n"
+    fresh += f"import os\nos.chdir({str(folder)!r})\n"
     fresh += f"os.environ |= {variables}\ndel os"
     notebook = _read(path)
     notebook.cells.insert(0, nbformat.v4.new_code_cell(fresh))

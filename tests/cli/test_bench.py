@@ -17,7 +17,7 @@ import tomllib
 import pytest
 
 from qmtl.cli import main
-from tests.cli.command import SCRIPT, settings
+from tests.cli.command import SCRIPT, fork, settings
 
 TINY = [
     "digits", "--heads", "linear,local-register", "--seeds", "2", "--jobs", "1",
@@ -75,23 +75,25 @@ def test_bad_input(qmtl, arguments, message):
 
 
 @pytest.mark.slow
-def test_killed_and_started_again_it_runs_only_what_is_missing(finished, qmtl, tmp_path):
+def test_killed_and_started_again_it_runs_only_what_is_missing(
+    finished, qmtl, tmp_path, monkeypatch
+):
     """Killed without warning (kill -9) as soon as the second cell is there."""
-    command = [SCRIPT, "bench", *TINY, "--out", tmp_path]
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)  # the fork has one thread
+    command = ["bench", *TINY, "--out", tmp_path]
     cells = tmp_path / "digits" / "cells"
-    process = subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-    )
+    process, _printed = fork(*command)
     deadline = time.monotonic() + 200
     while len(list(cells.glob("*.json"))) < 2:
-        assert process.poll() is None
+        assert process.is_alive()
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
     before = {path.name: path.stat().st_mtime_ns for path in cells.glob("*.json")}
     assert all(json.loads((cells / name).read_text()) for name in before)
-    again = qmtl(*command[1:])
+    again = qmtl(*command)
     assert again.code == 0, again.err
     after = {path.name: path.stat().st_mtime_ns for path in cells.glob("*.json")}
     assert {name: after[name] for name in before} == before

@@ -56,26 +56,17 @@ def completion(*words: str) -> dict[str, str]:
     return {"_QMTL_COMPLETE": "complete_bash", **asked}
 
 
-def test_words_are_completed():
-    """In one process, which imports torch once."""
-    calls = [
-        completion("train", "digits", "--compare", "local"),
-        completion("bench", "digits", "--heads", "linear,shared"),
-    ]
-    code = f"""
-import os, sys
-from qmtl.cli import main
-sys.argv = ["qmtl"]
-for asked in {calls}:
-    os.environ |= asked
-    try:
-        main()
-    except SystemExit:
-        print()
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    found = [set(line.split()) for line in done.stdout.split("\n\n")]
-    assert found[:2] == [{"local-register", "local-cone"}, {"linear,shared-vqc"}]
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        (("train", "digits", "--compare", "local"), {"local-register", "local-cone"}),
+        (("bench", "digits", "--heads", "linear,shared"), {"linear,shared-vqc"}),
+    ],
+)
+def test_words_are_completed(qmtl, monkeypatch, words, found):
+    for name, value in completion(*words).items():
+        monkeypatch.setenv(name, value)
+    assert set(qmtl().out.split()) == found
 
 
 def test_the_shell_completes():

@@ -166,9 +166,10 @@ def test_estimate(qmtl, run, service):
 
 def test_more_samples_than_there_are(qmtl, run, service):
     words = ("ibm", "estimate", run, "--backend", "ibm_hanoi", *FEW[2:], "--samples", 10_000)
+    words += ("--split", "validation")
     answer = qmtl(*words)
     assert answer.code == 0
-    assert re.search(r"note: the test split has \d+ samples, not 10000", answer.err)
+    assert re.search(r"note: the validation split has \d+ samples, not 10000", answer.err)
 
 
 def test_budgets(qmtl, run, service):
