@@ -1,6 +1,7 @@
 """The installed command in processes of its own: start-up, killing, several processes."""
 
 import json
+import os
 import resource
 import signal
 import subprocess
@@ -8,7 +9,9 @@ import sys
 
 import pytest
 
-from tests.cli.command import SCRIPT, fork, script, settings
+from tests.cli.command import fork, script, settings
+
+THREADS = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
 def test_what_commands_that_do_not_train_load(finished, tmp_path):
@@ -107,23 +110,14 @@ def test_kill_9_and_resume_is_the_unbroken_run(qmtl, tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes_reach_the_loss_of_one(qmtl, tmp_path, monkeypatch):
-    """With an aggregator; `tests.methods.test_processes` trains by other combinations of losses.
-
-    The first process is a fork, for which Lightning starts the installed command a second time.
-    """
+def test_two_processes_reach_the_loss_of_one(qmtl, tmp_path):
+    """With an aggregator; `tests.methods.test_processes` trains by other combinations of losses."""
     words = settings("training.aggregator=upgrad", "training.batch_size=33")
     two = ["--set", "training.devices=2", "--set", "training.accelerator=cpu"]
     of_one = qmtl.good("train", "digits", "--out", tmp_path / "one", *words)
-    monkeypatch.setattr(sys, "argv", [str(SCRIPT)])
-    monkeypatch.setattr(sys.modules["__main__"], "__spec__", None)  # of ``python -m pytest``
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    process, printed = fork("train", "digits", "--out", tmp_path / "two", *words, *two)
-    with printed:
-        of_two = printed.read()
-    process.join()
-    assert process.exitcode == 0, of_two
-    for output in (of_one, of_two):
+    done = script("train", "digits", "--out", tmp_path / "two", *words, *two, env=THREADS)
+    assert done.returncode == 0, done.stderr
+    for output in (of_one, done.stdout):
         assert output.count("baseline") == 1
         assert output.count("run directory") == 1
         assert output.count("epoch 2/2") == 1
