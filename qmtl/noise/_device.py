@@ -132,7 +132,12 @@ class DeviceNoise:
 
     def coherent_error(self, name: str, wires: Wires) -> CoherentError | None:
         """Return the coherent error of a gate; None if it has none."""
-        return self.coherent.get((name, wires), self.coherent.get(name))
+        found = self.coherent.get((name, wires))
+        if found is None and name in SYMMETRIC and (name, wires[::-1]) in self.coherent:
+            other = self.coherent[name, wires[::-1]]
+            turned = ((gate, tuple(1 - i for i in at), a) for gate, at, a in other.rotations)
+            found = replace(other, rotations=tuple(turned))
+        return self.coherent.get(name) if found is None else found
 
     def reading(self, wire: int) -> Channel:
         """Return a wire's read-out channel, which acts before the measurement."""

@@ -75,7 +75,9 @@ def test_bad_input(qmtl, arguments, message):
 
 
 @pytest.mark.slow
-def test_killed_and_started_again_it_runs_only_what_is_missing(finished, qmtl, tmp_path, monkeypatch):
+def test_killed_and_started_again_it_runs_only_what_is_missing(
+    finished, qmtl, tmp_path, monkeypatch
+):
     """Killed without warning (kill -9) as soon as the second cell is there."""
     monkeypatch.setattr(os, "cpu_count", lambda: 1)  # the fork has one thread
     command = ["bench", *TINY, "--out", tmp_path]

@@ -7,7 +7,7 @@ from hypothesis import given
 
 from qmtl.circuit import Angle, Gate
 from qmtl.errors import InvalidInputError
-from qmtl.noise import Channel, DeviceNoise
+from qmtl.noise import Channel, CoherentError, DeviceNoise
 from tests.noise.reference import gate_channels, noises
 
 RX, RY = (Gate(name, (w,), Angle(constant=1.0)) for name, w in (("RX", 0), ("RY", 2)))
@@ -113,3 +113,12 @@ def test_bad_files(tmp_path):
     path.write_text("{}")
     with pytest.raises(InvalidInputError, match="missing or wrong"):
         DeviceNoise.load(path)
+
+
+def test_a_coherent_error_of_a_symmetric_gate_holds_for_both_orders():
+    error = CoherentError(rotations=(("RZ", (1,), 0.3), ("IsingZZ", (0, 1), 0.1)))
+    noise = DeviceNoise(coherent={("CZ", (0, 1)): error, ("CNOT", (0, 1)): error})
+    turned = noise.coherent_error("CZ", (1, 0))
+    after = [(gate.name, set(gate.wires)) for gate in turned.after((1, 0))]
+    assert after == [(gate.name, set(gate.wires)) for gate in error.after((0, 1))]
+    assert noise.coherent_error("CNOT", (1, 0)) is None
