@@ -35,7 +35,7 @@ _ID = re.compile(r"(.*[_\W])?(id|ids|idx|index|uuid|guid|row|rownames)|.*[a-z](I
 
 
 class _Found(NamedTuple):
-    """A column's type, "number", "date" or "category"; a reason to leave it out is a str instead."""
+    """A column's type, "number", "date" or "category"; a str instead says why it is left out."""
 
     kind: str
     date_format: str = ""

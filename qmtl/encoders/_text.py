@@ -50,9 +50,9 @@ def files_digest(folder: Path) -> str:
 class EmbeddingCache:
     """A cache of texts' vectors, in one SQLite file per model and settings.
 
-    A batch is written in one transaction, so that a crash never leaves half a batch, and several
-    processes may read and write at once: the first vector of a text stays. The file holds hashes of
-    the texts, not the texts. `space` is all that the vectors depend on besides the text.
+    One transaction writes a batch, so that a crash never leaves half a batch. Several processes may
+    read and write at once; the first vector of a text stays. The file holds hashes of the texts,
+    not the texts. `space` names the model and the settings on which the vectors depend.
     """
 
     def __init__(self, folder: Path, space: Mapping[str, object]) -> None:
@@ -191,7 +191,7 @@ class TextEmbedding:
         for vectors in self._embedded(missing):
             if cache is not None:
                 cache.write(vectors)
-                # Another process may have been faster: the cached vector counts.
+                # Another process may have written a vector first: return the cached one.
                 vectors = cache.read(list(vectors))
             found |= vectors
         return np.stack([found[text] for text in wanted])
