@@ -249,15 +249,15 @@ class TextEmbedding:
 
 
 class TextTokens:
-    """Texts to token numbers, for encoders that read tokens, as `AdaptedText` does.
+    """Converts texts to token numbers, for encoders such as `AdaptedText`.
 
     Args:
         model: a folder with a model of sentence-transformers, or a name on the Hugging Face hub.
-        max_length: tokens of a text, at most; the model's limit if that is less.
+        max_length: largest number of tokens read from a text; the model's limit if that is less.
         revision: branch, tag or commit of a model on the hub.
 
     Raises:
-        InvalidInputError: the folder is not there or holds no model, or a number is not >= 1.
+        InvalidInputError: the folder does not exist or holds no model, or a number is not >= 1.
 
     Example:
         >>> TextTokens("sentence-transformers/all-MiniLM-L6-v2", max_length=32)
