@@ -10,14 +10,14 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 _GENERATOR = threading.RLock()
-"""Held while torch's global generator has a seed of ours: all threads share that generator."""
+"""A lock for the time in which qmtl seeds torch's global generator, which all threads share."""
 
 
 @contextmanager
 def seeded(seed: int | None) -> Iterator[None]:
     """Let torch draw from this seed, then restore its generator; None changes nothing.
 
-    Other threads wait that would seed it, too.
+    Other threads that seed the generator through qmtl wait.
     """
     if seed is None:
         yield
@@ -31,7 +31,7 @@ def seeded(seed: int | None) -> Iterator[None]:
 def own_generator(devices: Sequence[int] = ()) -> Iterator[None]:
     """Restore torch's global generators afterwards, also those of these GPUs.
 
-    Other threads wait that would change them: restoring at the wrong moment would undo their seed.
+    Other threads that seed them through qmtl wait; otherwise restoring could undo their seed.
     """
     with _GENERATOR, torch.random.fork_rng(devices=devices):
         yield
@@ -45,8 +45,7 @@ def called_with(
 ) -> Any:
     """Call a module with other values of its parameters and buffers.
 
-    As `torch.func.functional_call`, but for a module that is used twice that would put the other
-    values in twice, and take them out once.
+    Unlike `torch.func.functional_call`, this function also restores a module that is used twice.
 
     Args:
         module: the module.

@@ -1,4 +1,4 @@
-"""Growth by a task: larger heads and encoders that keep the parameters of smaller ones exactly."""
+"""Add a task to heads and encoders; the parameters of the other tasks do not change."""
 
 import copy
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ from qmtl.errors import InvalidInputError
 from qmtl.heads import ExtendedHead, Head, LinearHead, MixtureHead, QuantumHead
 from qmtl.tasks import Task, check_tasks, chosen_tasks
 
-# More parts than this are computed together, because one by one takes much longer.
+# A model with more parts than this runs as a whole, because one part at a time takes much longer.
 MOST_PARTS = 16
 
 
@@ -135,7 +135,7 @@ def _take(module: nn.Module, state: Mapping[str, torch.Tensor]) -> None:
 def last_layer(encoder: nn.Module) -> nn.Linear | None:
     """Return the linear layer that computes an encoder's features; None if that is not certain.
 
-    Its rows compute nothing else: it is not used, and its weights are not, in another place too.
+    The encoder uses this layer and its weights in one place only.
 
     Example:
         >>> last_layer(nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 4))).out_features
@@ -255,8 +255,7 @@ class _Part(NamedTuple):
 def circuit_parts(circuit: HeadCircuit) -> tuple[_Part, ...]:
     """Return the circuits from which a grown circuit was joined.
 
-    It is empty for other circuits, and for more than 16 parts: they would take much longer one by
-    one than together.
+    The list is empty for other circuits, and for more than 16 parts, which run faster together.
 
     Example:
         >>> circuit = HeadCircuit([Task.binary("a"), Task.binary("b")])
@@ -297,10 +296,10 @@ def logits_by_parts(
 ) -> dict[str, torch.Tensor] | None:
     """Compute the logits of a grown model; each part is computed as before it was joined.
 
-    The same sums in another order may differ by rounding: in a matrix product of another width, in
-    cones that run beside others, in a sigmoid of numbers with other strides. So each part has its
-    own features and circuit here, and a task's predictions are bit for bit those from before the
-    model grew. The result is None for a model that did not grow.
+    Rounding may change with the width of a matrix product, with the cones that run in one batch,
+    and with the strides of a tensor. Therefore each part computes its own features and circuit
+    here, and a task's predictions are bit for bit those from before the model grew. Return None for
+    a model that did not grow.
     """
     if isinstance(head, ExtendedHead):
         return _logits_of_extended(encoder, head, inputs, names)

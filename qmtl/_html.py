@@ -1,7 +1,7 @@
 """HTML for notebooks and reports: panels of facts, tables and drawings, and templates."""
 
-# Text is escaped unless it is `Markup`, so that a task named ``<b>`` is shown by its name. Colours
-# are those of the page, light or dark; nothing is loaded from elsewhere.
+# Text is escaped unless it is `Markup`, so that a task may have the name ``<b>``. Colours are those
+# of the page, light or dark. The page needs no network.
 
 import math
 import re
@@ -126,7 +126,7 @@ def listed(names: Iterable[object], most: int = 8) -> str:
 
 
 def hardware_facts(record: Mapping[str, Any]) -> dict[str, object]:
-    """Return what a record of a hardware run has of `HARDWARE_FACTS`, and how far it is off."""
+    """Return the `HARDWARE_FACTS` of a hardware run, and its deviation from the prediction."""
     found: dict[str, object] = {}
     for key, name in HARDWARE_FACTS.items():
         value = record.get(key)

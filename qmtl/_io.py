@@ -57,19 +57,19 @@ def process_start(pid: int) -> float | None:
 def write_bytes(path: Path, content: bytes | memoryview) -> None:
     """Write a file so that a reader, or a crash, never sees half of it.
 
-    A symbolic link stays: its target is written. A pipe or a device is written to, as it cannot be
-    replaced by a file.
+    For a symbolic link, the target is replaced. A pipe or a device is written to directly, since no
+    file may replace it.
     """
     if path.exists() and not path.is_file():
         with path.open("wb") as file:
             file.write(content)
         return
     path = path.resolve()
-    # Not by the module tempfile, whose files are private: the user's umask decides.
+    # Files of the module tempfile would be private; here the user's umask sets the permissions.
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-    except OSError as error:  # the caller knows nothing of the temporary file
+    except OSError as error:  # name the caller's path, not the temporary file
         raise OSError(error.errno, error.strerror, str(path)) from None
     try:
         with os.fdopen(handle, "wb") as file:
@@ -142,7 +142,7 @@ def print_table(
     cells = [[str(cell) for cell in row] for row in rows]
     for number, name in enumerate(columns):
         numeric = bool(cells) and all(_is_number(row[number]) for row in cells)
-        # A narrow terminal cuts no text off, which may be a path or a command.
+        # Fold text in a narrow terminal: a path or a command must stay complete.
         table.add_column(name, justify="right" if numeric else "left", overflow="fold")
     for row in cells:
         table.add_row(*row)

@@ -113,7 +113,7 @@ def export_program(model: Any, path: str | Path, inputs: Tensor) -> None:
             raise missing_extra(f"ONNX needs {' and '.join(missing)}", "onnx")
     if not len(inputs):
         raise InvalidInputError("inputs must have at least one sample, got none")
-    # Two rows: from a single row, torch would make a program for one row only.
+    # Two rows, because from one row torch would make a program for exactly one.
     rows = torch.cat([inputs[:1], inputs[-1:]]).cpu()
     program = _program(model, rows)
     about = json.dumps(_about(model, rows))

@@ -28,9 +28,10 @@ VERSION = 1
 
 
 def check_plain(part: str, module: nn.Module, what: str, *, parametrised: bool = True) -> None:
-    """Raise if weights of a part are computed from others, which would not `what`.
+    """Raise if a part is pruned or parametrised; `what` names what its weights would not do.
 
-    An encoder may parametrise its weights as it is built; pruning comes later.
+    An encoder may parametrise its weights when it is built. For a head, `parametrised` refuses
+    parametrised weights, too.
     """
     refused = parametrised and part == "head" and any(map(is_parametrized, module.modules()))
     if refused or is_pruned(module):
@@ -42,10 +43,10 @@ def check_plain(part: str, module: nn.Module, what: str, *, parametrised: bool =
 
 
 def described(part: str, module: Any, known: Mapping[str, type]) -> dict[str, Any]:
-    """Return what an encoder's or head's ``to_dict`` gives; raise if it could not be loaded.
+    """Return the result of an encoder's or head's ``to_dict``.
 
     Raises:
-        InvalidInputError: if not; the error says what is missing.
+        InvalidInputError: `load` could not read the result; the error says why.
     """
     kind = type(module).__name__
     if kind == "OptimizedModule":

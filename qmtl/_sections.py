@@ -31,7 +31,7 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     defaults_of_0_1: ClassVar[Mapping[str, Any]] = {}
-    """Defaults that version 0.1 had and this one has not; see `OneOf`."""
+    """Defaults of version 0.1 that have changed; see `OneOf`."""
 
 
 def _absolute(value: str, info: ValidationInfo) -> str:

@@ -52,7 +52,7 @@ class TargetScale(nn.Module):
             raise unknown_name("regression task", task, self.regressions)
         whole, rest, deviation = (getattr(self, part)[self.slices[task]] for part in PARTS)
         mean, std = mean.reshape(-1).to(whole.device), std.reshape(-1).to(whole.device)
-        # Float32 even in a float64 model, so that casting the model changes nothing.
+        # Float32 also in a float64 model, so that a cast of the model does not change the scale.
         rounded, width = mean.float(), std.float()
         if not (rounded.isfinite() & width.isfinite() & (width > 0)).all():
             raise InvalidInputError(

@@ -1,8 +1,8 @@
 """Functions that ``torch.compile`` must not compile; import this only while it compiles.
 
-The decorator imports the compiler, which takes seconds; a program that compiles has it anyway.
-Dynamo runs such an import when it traces a function. It then finds a function that it must not
-enter, and what is called within runs without its checks.
+The decorator imports the compiler, which takes seconds unless the program compiles already. While
+Dynamo traces a function, it runs the import of this module, and then does not trace into the
+functions here.
 """
 
 from collections.abc import Callable

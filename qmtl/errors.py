@@ -38,7 +38,7 @@ class QmtlError(Exception):
 
 
 class InvalidInputError(QmtlError, ValueError):
-    """An argument, a file or a label does not fit what was asked for."""
+    """An argument, a file or a label has a wrong type, shape or value."""
 
 
 class UnclearKindError(InvalidInputError):
@@ -75,7 +75,7 @@ class RunDirectoryError(InvalidInputError):
 
 
 class HardwareError(QmtlError):
-    """A quantum service, or a job on it, did not do what was asked."""
+    """A quantum service, or a job on it, failed."""
 
 
 class HardwareAccountError(HardwareError):
@@ -87,7 +87,7 @@ class HardwareConnectionError(HardwareError):
 
 
 class HardwareRefusedError(HardwareError):
-    """The service refused a request: there were too many, or it cannot carry it out."""
+    """The service refused a request: too many requests came, or it cannot run this one."""
 
 
 class HardwareBusyError(HardwareRefusedError):
@@ -103,7 +103,7 @@ class HardwareJobError(HardwareError):
 
 
 class HardwareResultError(HardwareError):
-    """A job's result arrived damaged or incomplete; nothing of it was stored."""
+    """A job's result arrived damaged or incomplete; qmtl did not store it."""
 
 
 class LedgerError(InvalidInputError):
@@ -145,7 +145,7 @@ def missing_extra(what: str, extra: str, reason: object = "") -> MissingDependen
     """Return an error about packages that are not installed, with the command that installs them.
 
     Args:
-        what: what needs them, or what is not installed; the beginning of the sentence.
+        what: the beginning of the message: what needs the packages, or what is not installed.
         extra: the extra of qmtl that installs them.
         reason: the import's own error.
 
@@ -175,7 +175,7 @@ def nearest(name: object, choices: Iterable[str]) -> list[str]:
 
 
 def near_paths(path: Path) -> str:
-    """Return the end of an error about a path: what is there and has a similar name.
+    """Return the end of an error about a missing path: existing paths with similar names.
 
     Example:
         >>> near_paths(Path("nowhere", "at", "all"))
@@ -186,7 +186,7 @@ def near_paths(path: Path) -> str:
     try:
         close = [] if path.exists() else nearest(path.name, (p.name for p in path.parent.iterdir()))
     except OSError:
-        return ""  # its folder cannot be read
+        return ""  # the folder cannot be read
     found = " or ".join(repr(str(path.parent / name)) for name in close)
     return f"; did you mean {found}?" if found else ""
 
@@ -200,7 +200,7 @@ def unknown_name(what: str, name: object, choices: Iterable[str]) -> InvalidInpu
     """
     known = list(choices)
     close = nearest(name, known)
-    # Texts may look alike and differ: an umlaut is one character, or a letter and a mark.
+    # Different texts may look the same: an umlaut is one character, or a letter and a mark.
     alike = any(normalize("NFC", c) == normalize("NFC", str(name)) for c in close)
     written = ascii if alike else repr
     hint = f"; did you mean {' or '.join(map(written, close))}?" if close else "."

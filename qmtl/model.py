@@ -73,7 +73,7 @@ class MultiTaskModel(nn.Module):
         self.encoder: Any = encoder
         self.head: Any = head
         self._columns: TableColumns | None = None
-        # Whether training or loading has set them, or found that there are none.
+        # True once training or loading has set the columns, or set None for data without a table.
         self._knows_columns = False
         self.scale = TargetScale(self.tasks)
         self.register_state_dict_post_hook(split_scale)
@@ -233,15 +233,15 @@ class MultiTaskModel(nn.Module):
         methods: Sequence[str] = ("ridge", "logistic", "smart", "block", "vector"),
         seed: int = 0,
     ) -> "MultiTaskModel":
-        """Return a model with one more task, learned in about a second; other outputs stay.
+        """Return a model with one more task, learned in a second or so; no other output changes.
 
-        The encoder and the circuit do not change. The new task is a linear layer on readings of the
-        trained circuit (all Z-strings of its registers), fitted by ridge regression with
-        leave-one-out strength, by logistic regression, or by SMART's spectral transfer, which needs
-        fewest labels; or it gets its own block; or, where the head computes its blocks
-        (`MixtureHead`, `HyperHead`), its own vector. Cross-validation chooses;
-        ``model.head.notes[new_task.name]`` records how, and the scores. If the new outputs should
-        be trained together with the others, use `with_task` and `qmtl.fit`.
+        The encoder and the circuit do not change. Cross-validation chooses the method;
+        ``model.head.notes[new_task.name]`` records it and the scores. Some methods fit a linear
+        layer on expectation values of the trained circuit (all Z-strings of its registers): by
+        ridge regression with leave-one-out strength, by logistic regression, or by SMART's spectral
+        transfer, which needs fewest labels. Others train a block for the new task, or a vector if
+        the head computes its blocks (`MixtureHead`, `HyperHead`). To train the new outputs together
+        with the others, use `with_task` and `qmtl.fit`.
 
         Args:
             new_task: the new task, which comes last.

@@ -37,7 +37,7 @@ __all__ = [
 ]
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#222222", "#888888")
-"""Colours of ``plots.mplstyle``, for what is not drawn in the order of its cycle."""
+"""Colours of ``plots.mplstyle``, for plots that do not follow the order of its colour cycle."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h", "*")
 """Markers that tell curves apart without colour."""
 LINES = ("-", "--", "-.", ":")
@@ -82,7 +82,7 @@ def line_look(number: int) -> dict[str, Any]:
 def plain(text: str, most: int = 36) -> str:
     r"""Escape a text so that matplotlib shows it without mathematics and keeps it in legends.
 
-    Of a text of more than `most` characters, the rest is cut off.
+    A text of more than `most` characters is cut off.
 
     Example:
         >>> print(plain("_in $ or in €"))
@@ -197,7 +197,7 @@ def save_figure(figure: "Figure", path: str | Path) -> None:
     # A date would make equal plots different files.
     date = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind)
     content = io.BytesIO()
-    # Part of the style, such as SVG text that stays text, only applies when a figure is written.
+    # Some settings only apply when a figure is written, such as SVG text that stays text.
     with style():
         _settle(figure)
         figure.savefig(content, format=kind, metadata=date)

@@ -1,4 +1,4 @@
-"""Data from arrays; several modalities in one flat input."""
+"""Make data sets from arrays; join several modalities in one input array."""
 
 import warnings
 from collections.abc import Mapping, Sequence
@@ -31,10 +31,10 @@ def from_arrays(
     """Make a data set from inputs and one array of labels per task.
 
     Args:
-        X: inputs (N, ...), at least 2-D: NumPy array, tensor, list or DataFrame. They become
-            float32, integers too (exact to 2^24): an encoder of tokens converts them back with
-            ``inputs.long()``.
-        targets: task name → labels, see `Task.to_targets`. Tensors are read as labels, too.
+        X: inputs (N, ...), at least 2-D: NumPy array, tensor, list or DataFrame. All become
+            float32, which holds integers up to 2^24 exactly; an encoder of tokens converts its
+            inputs with ``inputs.long()``.
+        targets: task name → labels, see `Task.to_targets`. A tensor holds labels, too.
         tasks: the tasks, in the order that circuits use; None infers them from the labels, see
             `infer_task`.
         splits: three fractions (train, validation, test), stratified by the labels; or a dict of
@@ -51,8 +51,8 @@ def from_arrays(
         InvalidInputError: shapes, names or labels do not fit, or a classification has one class.
 
     Warns:
-        UserWarning: a regression target has one value, or an input's differences are lost in
-            float32.
+        UserWarning: a regression target has one value, or float32 makes an input column almost
+            constant.
 
     Example:
         >>> X = [[float(i), 1.0] for i in range(20)]
@@ -98,10 +98,10 @@ def from_arrays(
 
 
 def as_samples(values: Any, name: str = "inputs") -> Tensor:
-    """Convert inputs (N, ...), any array, list or data frame, to a tensor of their own type.
+    """Convert an array, list or data frame (N, ...) to a tensor of the same number type.
 
     Reversed, big-endian and masked arrays and pandas' nullable numbers are supported; missing
-    values become NaN. Errors call the inputs `name`.
+    values become NaN. Errors use `name` for the inputs.
 
     Raises:
         InvalidInputError: no numbers, or rows of different lengths.
@@ -131,7 +131,7 @@ def as_samples(values: Any, name: str = "inputs") -> Tensor:
             array = array.astype(np.float64)
         if array.dtype.kind not in "biuf":
             raise ValueError(str(array.dtype))
-        # A copy in the machine's own byte order, which torch may write to.
+        # A copy, because torch needs the machine's byte order and writable memory.
         return torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("="), order="C"))
     except (TypeError, ValueError) as error:
         hint = "; qmtl.data.from_frame makes inputs of columns with texts and dates"
@@ -152,7 +152,7 @@ def _frame_numbers(values: Any) -> np.ndarray:
 def _rows(values: Any, rows: Tensor, n: int) -> Any:
     """Select rows of an array, column or list of length n; the result has the same type."""
     if not hasattr(values, "__len__") or len(values) != n:
-        return values  # checked and refused below
+        return values  # the caller's later checks raise
     places: Any = rows.numpy()
     if hasattr(values, "iloc"):
         return values.iloc[places]
@@ -207,14 +207,14 @@ def _columns_of(
         )
     names = names or [f"x{i}" for i in range(inputs.shape[1])]
     rows = inputs[train].numpy()
-    finite = np.where(np.isfinite(rows), rows, np.nan)  # bad rows are refused later
+    finite = np.where(np.isfinite(rows), rows, np.nan)  # MultiTaskData raises for bad rows
     own = None if weights is None else weights[train].numpy()
     scales = (scale_of(column, own) for column in finite.T)
     return TableColumns(tuple((name, *scale) for name, scale in zip(names, scales, strict=True)))
 
 
 def _warn_of_rounding(inputs: Tensor, names: Sequence[str]) -> None:
-    """Warn of a column such as times in seconds since 1970, which float32 makes almost constant."""
+    """Warn if float32 makes a column almost constant, such as times in seconds since 1970."""
     if inputs.ndim != 2:
         return
     span = inputs.amax(0) - inputs.amin(0)
@@ -234,7 +234,7 @@ def join_modalities(modalities: Mapping[str, Any]) -> tuple[Tensor, dict[str, in
     """Put the columns of several modalities side by side, after one presence flag for each.
 
     A row of a modality that is None or all NaN is missing: its flag and its columns are 0, and an
-    encoder must not use these columns (`qmtl.encoders.Fusion` knows this layout).
+    encoder must not use these columns. `qmtl.encoders.Fusion` takes this layout.
 
     Args:
         modalities: name → array (N, width), or a list of N vectors and Nones.
@@ -244,8 +244,8 @@ def join_modalities(modalities: Mapping[str, Any]) -> tuple[Tensor, dict[str, in
         modality's columns, all in the given order; and name → width.
 
     Raises:
-        InvalidInputError: no modality, numbers of rows or widths differ, a row is NaN in part or
-            infinite, or a row has no modality at all.
+        InvalidInputError: there is no modality, numbers of rows or widths differ, a row holds
+            infinity or only some NaN, or a row lacks all modalities.
 
     Example:
         >>> join_modalities({"text": [[1.0, 2.0], [3.0, 4.0]], "audio": [None, [5.0]]})

@@ -1,4 +1,4 @@
-"""Cells of a table's columns as numbers, texts, dates or categories, whatever type they have."""
+"""Convert the cells of a table's columns to numbers, texts, dates or categories."""
 
 import re
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ _COMMA = re.compile(
     r"[+-]?(?:\d+|[1-9]\d{0,2}(?:([.'\u2019\u00a0\u202f ])\d{3})(?:\1\d{3})*)?(?:,\d*)?"
     r"(?:[eE][+-]?\d+)?"
 )
-# Every number fits this, and few other texts do.
+# A fast filter: it matches all numbers and few other texts.
 _MAYBE_NUMBER = re.compile(r"[\s\d+\-.,'\u2019eE]*|\s*[+-]?(inf|infinity)\s*", re.IGNORECASE)
 
 # A duration as pandas and Python write it: 17 days, 1 days 02:03:04.5, -1 day, 2:03:04, 26:03:04.
@@ -31,7 +31,7 @@ DAY = 86400.0
 
 
 def is_number_type(dtype: Any) -> bool:
-    """Return whether a column of this type holds numbers, truth values or durations, no texts."""
+    """Return whether a column of this type holds numbers, truth values or durations."""
     from pandas.api import types
 
     if types.is_complex_dtype(dtype):
@@ -48,9 +48,9 @@ def column_numbers(
 ) -> np.ndarray:
     """Return columns as float64 (N, columns), NaN where missing; durations are in days.
 
-    `decimal` is the decimal mark of texts, None to find the one that fits; with `truths`, the texts
-    true and false are 1 and 0 in a column without numbers, as truth values are. An error gives the
-    row, column and text of a cell that is no finite number.
+    `decimal` is the decimal mark of texts; None detects it. With `truths`, the texts true and false
+    become 1 and 0 in a column without numbers. An error names the row, column and text of a cell
+    that is not a finite number.
     """
     dtypes = table.dtypes
     plain = [place for place, name in enumerate(names) if dtypes[name].kind in "biuf"]
@@ -89,7 +89,7 @@ def _numbers(column: "pd.Series", decimal: str | None, *, truths: bool) -> np.nd
 
 
 def text_durations(texts: Sequence[str]) -> dict[str, float]:
-    """Read the texts that spell a duration in days, or with hours, minutes and seconds; in days.
+    """Return the durations, in days, of the texts that give days, or hours:minutes:seconds.
 
     Example:
         >>> text_durations(["1 days 12:00:00", "-0:36:00", "2 days", "ten"])
@@ -108,7 +108,7 @@ def _days(match: re.Match[str]) -> float:
 def column_texts(column: "pd.Series") -> tuple[list[str], np.ndarray]:
     """Return a column's distinct values as texts, and each row's index into them, -1 if missing.
 
-    Numbers are written in the form of class names: 1.0 is "1".
+    Numbers are written as class names write them: 1.0 becomes "1".
     """
     import pandas as pd
 
@@ -135,9 +135,9 @@ def column_texts(column: "pd.Series") -> tuple[list[str], np.ndarray]:
 
 
 def text_numbers(name: str, texts: Sequence[str], decimal: str | None = None) -> dict[str, float]:
-    """Read the texts that spell a number; the column decides between 1,234.5 and 1.234,5.
+    """Return the numbers that texts of a column spell, in the style of 1,234.5 or of 1.234,5.
 
-    `decimal` is the decimal mark, None to find the one that fits all texts. It is an error if a
+    `decimal` is the decimal mark; None chooses the style that reads most texts. It is an error if a
     comma could be a decimal mark or a separator of groups of digits.
 
     Example:
@@ -210,7 +210,7 @@ def column_dates(column: "pd.Series", text_format: str) -> np.ndarray:
 
 
 def category_places(texts: Sequence[str], categories: Sequence[str]) -> np.ndarray:
-    """Return each text's category, -1 if none; 1 and 1.0, and true and True, are equal."""
+    """Return the index of each text's category, or -1; 1 equals 1.0, and true equals True."""
     exact = {text: place for place, text in enumerate(categories)}
     numbers = {number_in(text): place for text, place in exact.items()}
     truths = {truth_word(text): place for text, place in exact.items() if truth_word(text)}

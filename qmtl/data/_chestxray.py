@@ -33,10 +33,10 @@ _VIEWS = ("all", "frontal", "lateral")
 
 @dataclass(frozen=True, eq=False)
 class LabelTable:
-    """The rows of one or more label files, joined; `values` are 1, 0 or NaN, (N, findings).
+    """The joined rows of one or more label files; `values` are 1, 0 or NaN, (N, findings).
 
-    Patients come from the paths, as text: "7" for patient00007. The index counts rows over all
-    files, from 0.
+    `patients` are texts from the paths: "7" for patient00007. `index` counts the rows of all files
+    from 0.
     """
 
     paths: list[str]
@@ -85,7 +85,7 @@ def read_chestxray_labels(
         raise unknown_name("views", views, _VIEWS)
     files = _label_files(Path(path), labels)
     tables = [read_table(file, ",", texts=None) for file in files]
-    # Without columns that have no name, such as a saved index.
+    # Skip columns without a name, such as a saved index.
     tables = [table[[name for name in table if not is_nameless(name)]] for table in tables]
     header = list(tables[0])
     for file, table in zip(files, tables, strict=True):
@@ -311,13 +311,13 @@ def chestxray(
 ) -> MultiTaskData:
     r"""Load chest X-rays with CheXpert's labels (arXiv:1901.07031), split by patient.
 
-    All label files are joined and split anew, so that no patient is in two splits, whatever the
-    folders say; rare findings are spread over the splits, see `patient_split`.
+    The loader joins all label files and splits the patients anew; it ignores the split that the
+    folders make. It spreads rare findings over the splits, see `patient_split`.
 
     Args:
         path: the folder with the label files.
-        labels: names of label files in this folder; None for train.csv, valid.csv and test.csv, as
-            far as they exist.
+        labels: names of label files in this folder; None for those of train.csv, valid.csv and
+            test.csv that exist.
         tasks: the finding columns, in the order that circuits use. None for all findings that have
             a positive and a negative label in the train split; `MultiTaskData.notes` names the
             others.
@@ -328,10 +328,10 @@ def chestxray(
             blank).
         views: "all", "frontal" or "lateral".
         images: a .npz with `images` (N, H, W) and `paths` (N,), or the folder to which the paths
-            are relative. None: ``images.npz`` in `path` if there is one, else `path` or its parent,
-            with or without the first folders of the paths.
-        image_size: side in pixels; larger images are cropped to the central square and averaged
-            down. None: 64 for image files, the stored size for a .npz.
+            are relative. None: ``images.npz`` in `path` if there is one, else `path` or its parent;
+            the first folders of the paths may be absent there.
+        image_size: side in pixels; larger images are cropped to the central square and downsampled
+            by averaging. None: 64 for image files, the stored size for a .npz.
         kind: "binary", one task per finding; or "multilabel", one task named "findings".
         flat: whether inputs have shape (N, H·W) instead of (N, 1, H, W).
         splits: shares of the patients: train, validation, test.
@@ -378,7 +378,7 @@ def chestxray(
     indices = patient_split(table.patients, classes, splits, seed)
     kept, left_out = _learnable(table, indices[0].numpy(), tasks is not None)
     notes += left_out
-    # Rows whose only labels were of findings that are left out are dropped.
+    # Drop rows that have labels of left-out findings only.
     labelled = torch.from_numpy(~np.isnan(table.values[:, kept]).all(axis=1))
     train, validation, test = (part[labelled[part]] for part in indices)
     pixels = torch.from_numpy(load_images(path, table.paths, images=images, image_size=image_size))
@@ -397,7 +397,7 @@ def _some_patients(table: LabelTable, most: int | None) -> LabelTable:
 
 
 def _learnable(table: LabelTable, train: np.ndarray, asked: bool) -> tuple[list[int], list[str]]:
-    """Return the columns with both classes in the train split, and a note on each other one."""
+    """Return the columns with both classes in the train split, and a note on every other column."""
     kept, bad = [], []
     for column, name in enumerate(table.findings):
         negative, positive = (int((table.values[train, column] == v).sum()) for v in (0, 1))

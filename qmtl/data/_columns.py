@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 CYCLES = {"year": 365.2425, "week": 7.0, "day": 1.0}
-"""Periods in days: a date is also where in each of them it lies."""
+"""Periods in days; the position of a date in each period can be an input."""
 
 
 @dataclass(frozen=True)
@@ -26,9 +26,10 @@ class TableColumns:
         categorical: (name, categories) of each column that becomes one 0/1 input per category.
         scale: "standard": numbers become (value - mean) / std.
         dates: (name, format, mean, std, cycles) of each column of dates: the format with which
-            `pandas.to_datetime` reads texts, mean and standard deviation in days, and which of
-            "year", "week" and "day" become two inputs each, cosine and sine.
-        decimal: decimal mark of the training file, for texts that two marks fit; None if unknown.
+            `pandas.to_datetime` reads texts, mean and standard deviation in days, and the cycles
+            ("year", "week", "day") that become two inputs each, cosine and sine.
+        decimal: decimal mark of the training file; it decides how to read texts such as 1,234.
+            None if unknown.
 
     Raises:
         InvalidInputError: for a repeated column, a std that is not positive, or an unknown scale.
@@ -45,7 +46,7 @@ class TableColumns:
     categorical: tuple[tuple[str, tuple[str, ...]], ...] = ()
     scale: str = "standard"
     dates: tuple[tuple[str, str, float, float, tuple[str, ...]], ...] = ()
-    # Two models are equal even if their tables write numbers in different ways.
+    # Not compared, since the way in which tables write numbers does not change the inputs.
     decimal: str | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
@@ -105,7 +106,7 @@ class TableColumns:
         return len(self.numeric) + n_dates + n_categories
 
     def is_close(self, other: "TableColumns") -> bool:
-        """Return whether other columns give the same inputs, but for rounding errors in the scales.
+        """Return whether other columns give the same inputs, up to rounding of the scales.
 
         Example:
             >>> columns = TableColumns((("age", 40.0, 10.0),))
@@ -127,7 +128,7 @@ class TableColumns:
     def fits(self, inputs: Any) -> bool:
         """Return whether inputs are a table with named columns, not an array.
 
-        A data frame without texts as names is an array, unless it has a column of this name.
+        A data frame counts as a table if some column name is a text, or is one of `names`.
 
         Example:
             >>> import pandas as pd
@@ -141,7 +142,7 @@ class TableColumns:
         )
 
     def encode(self, table: "pd.DataFrame") -> Tensor:
-        """Encode a table's rows; the order of its columns does not matter, nor do further columns.
+        """Encode a table's rows; the order of columns and additional columns do not matter.
 
         Texts that spell numbers or dates are converted, whatever pandas type the columns have.
 
@@ -151,7 +152,7 @@ class TableColumns:
             not occur in training is all zeros.
 
         Raises:
-            InvalidInputError: a column is missing, or a cell (which is named) is no number or date.
+            InvalidInputError: a column is missing, or the named cell is not a number or date.
 
         Example:
             >>> import pandas as pd
@@ -260,7 +261,7 @@ class TableColumns:
 
 
 def column_differences(one: TableColumns | None, two: TableColumns | None) -> tuple[str, str]:
-    """Describe the differences between two ways to read a table, each in words.
+    """Describe in words how two `TableColumns` differ: a text for each of them.
 
     Example:
         >>> column_differences(TableColumns((("age", 40.0, 10.0),)), None)

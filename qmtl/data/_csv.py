@@ -19,7 +19,7 @@ from qmtl.tasks import MISSING_WORDS
 if TYPE_CHECKING:
     import pandas as pd
 
-# Characters that are rare in texts come first.
+# In order of preference: characters that are rare in texts come first.
 DELIMITERS = ("\t", ";", "|", ",")
 LINES, SAMPLE = 1000, 1 << 16  # lines and bytes that show the delimiter and decimal mark
 BLOCK = 1 << 18  # bytes to scan for delimiters at a time; they fit in the processor's cache
@@ -64,10 +64,10 @@ def read_table(
         delimiter: one character between cells; None detects which of comma, semicolon, tab and
             vertical bar the file uses.
         decimal: decimal mark; None detects it. Marks between groups of three digits are supported.
-        encoding: encoding of the file; None for UTF-8, UTF-16 if the file begins with its byte
-            order mark, and else Windows-1252, with a warning.
-        usual_decimal: decimal mark if the file does not show one and its cells are not separated by
-            commas: that of the file that a model was trained on.
+        encoding: encoding of the file. None: UTF-16 if the file begins with its byte order mark,
+            else UTF-8, else Windows-1252 with a warning.
+        usual_decimal: decimal mark if the file shows none and commas do not separate its cells. For
+            a trained model, give the mark of its training file.
         usual_encoding: encoding of a file that is not UTF-8, instead of Windows-1252.
         texts: columns to keep as text: blanks around cells are removed, and an empty cell is an
             empty text; None for all. In other columns `qmtl.tasks.MISSING_WORDS` are missing, and a
@@ -166,7 +166,7 @@ class TextTable:
         return max(found, key=lambda entry: entry[:2])[2] if found else ","
 
     def _with_row_names(self, header: list[str]) -> list[str]:
-        """Return the header, with a nameless column added if rows have one cell more than it."""
+        """Return the header, with a nameless column added if rows have one cell more."""
         rows = [row for _, row in self._rows(self.sample) if any(row)][1:]
         if not rows or any(len(row) != len(header) + 1 for row in rows):
             return header
@@ -253,8 +253,8 @@ class TextTable:
         }  # fmt: skip
         try:
             if self.has_plain_header and places is None and n_bytes is None:
-                # pandas reads a large file, given by its name, in several threads, and decides part
-                # by part whether a column holds numbers; it warns if parts differ.
+                # Given a path, pandas reads a large file in several threads. It decides for each
+                # part whether a column holds numbers, and warns if the parts differ.
                 with warnings.catch_warnings():
                     warnings.simplefilter("error", pd.errors.DtypeWarning)
                     with contextlib.suppress(pd.errors.DtypeWarning):
@@ -303,7 +303,7 @@ class TextTable:
         return bool(((counts == width - 1) | empty).all())
 
     def _find_decimal(self) -> str | None:
-        """Return a comma if some cell has one that cannot separate groups of digits."""
+        """Return "," if a comma in some cell must be a decimal mark, else None."""
         rows = (row for _, row in self._rows(self.sample))
         cells = {cell.strip() for row in rows for cell in row if "," in cell}
         decimal = re.compile(r"[+-]?(\d{1,3}([.' \u00a0]\d{3})+|\d*),\d+")

@@ -1,4 +1,4 @@
-"""Tasks made of two cues (where to look, what to answer), of which some pairs are never trained."""
+"""Tasks with two cues (where to look, what to answer); some pairs of cues are never trained."""
 
 from typing import Literal, get_args
 
@@ -38,10 +38,10 @@ def cue_pairs(
 ) -> MultiTaskData:
     """Make binary tasks on a stimulus with one place per cue and two numbers in each place.
 
-    A row's cue, one of the features, says which place counts. Task ``j`` asks on which side of the
-    line at the angle ``π·j / n_cues`` the two numbers in that place lie. Every training row has a
-    label of one task; the pairs of cue and task that occur there are the edges of a graph. The test
-    split has labels of the other pairs. Denser graphs have fewer labels of each pair.
+    The inputs contain a cue, which selects one place. The two numbers in this place are a point;
+    task ``j`` asks on which side of the line at the angle ``π·j / n_cues`` the point lies. Every
+    training row has a label of one task. The trained pairs of cue and task are the edges of a
+    graph; the test split has labels of the other pairs. Denser graphs have fewer labels per pair.
 
     Args:
         n_cues: number of cues, and of tasks.

@@ -94,8 +94,8 @@ class MultiTaskData:
         test: rows for reporting.
         columns: how a table's rows become inputs, if the data comes from a table.
         split_seed: seed of the splits; None if the splits were given.
-        modalities: name → width of each block of inputs, if `join_modalities` made the inputs.
-        notes: what the loader left out or changed, in words, for reports.
+        modalities: modality → number of its columns, if `join_modalities` made the inputs.
+        notes: sentences for reports about rows and tasks that the loader left out or changed.
 
     Raises:
         InvalidInputError: lengths differ, inputs are not finite, a split is empty, or a task has no
@@ -218,10 +218,10 @@ class DataSection(Section):
         source: name of the data set; each subclass has its own.
         tasks: names of the tasks to keep, in this order; None for all.
         seed: seed of the splits.
-        class_weights: a table from task to its weights in the loss, as `qmtl.Task` takes them, or
-            to ``balanced``: inversely proportional to the number of training labels of each class
-            (for multilabel tasks: the weight of each label's positives, by the same rule).
-            ``class_weights = "balanced"`` applies to all classification tasks.
+        class_weights: task → its weights in the loss, as `qmtl.Task` takes them, or ``balanced``:
+            weights inversely proportional to the number of training labels of each class (in a
+            multilabel task, they apply to each label's positives). ``class_weights = "balanced"``
+            applies to all classification tasks.
         metrics: a table from task to the names of its metrics, the main one first.
     """
 
@@ -240,9 +240,9 @@ class DataSection(Section):
         return self.load().tasks
 
     def given(self, *keys: str) -> dict[str, Any]:
-        """Return the values of these keys that are not None, which is the loader's default.
+        """Return the values of these keys that are set (not None).
 
-        Without keys: of all that the subclass adds to every section's, except `path`.
+        Without keys, return those of all fields that the subclass adds, except `path`.
         """
         own = set(type(self).model_fields) - {*DataSection.model_fields, "path"}
         return {key: getattr(self, key) for key in keys or own if getattr(self, key) is not None}
@@ -276,7 +276,7 @@ def _check_split(name: str, split: Split, tasks: tuple[Task, ...]) -> None:
         raise InvalidInputError(
             f"data: {name} has rows of weight 0; leave them out, as from_arrays and from_frame do"
         )
-    # Test the sum first, in a tenth of the time: it is finite if all numbers are, and not huge.
+    # The sum takes a tenth of the time, and is finite only if all numbers are.
     if not bool(split.inputs.sum().isfinite()) and not bool(split.inputs.isfinite().all()):
         bad = ~split.inputs.flatten(1).isfinite().all(dim=1)
         first = int(split.index[int(bad.long().argmax())])

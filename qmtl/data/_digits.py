@@ -66,7 +66,7 @@ def digits(
         >>> len(data.train), [task.kind for task in data.tasks]
         (1079, ['multiclass', 'regression'])
     """
-    # As `sklearn.datasets.load_digits` returns them; to import scikit-learn takes a second.
+    # The data of `sklearn.datasets.load_digits`, without the second that its import takes.
     with (resources.files("qmtl.data") / "digits.npz").open("rb") as file, np.load(file) as arrays:
         inputs = torch.from_numpy(arrays["pixels"]).float() / 16
         digit = torch.from_numpy(arrays["labels"]).long()

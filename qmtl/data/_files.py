@@ -1,4 +1,4 @@
-"""Files of downloaded data sets: what is missing, texts, vectors by id, sentence embeddings."""
+"""Read files of downloaded data sets: texts, and vectors by id; embed texts."""
 
 import json
 import zipfile
@@ -16,7 +16,7 @@ from qmtl.errors import InvalidInputError, near_paths
 def check_files(
     path: str | PathLike[str], needed: Iterable[str | Sequence[str]], *, what: str, where: str
 ) -> list[Path]:
-    """Find a file for each name, or list of alternatives; one error lists all that are missing."""
+    """Find a file for each name or list of alternative names; one error lists all missing files."""
     root = Path(path)
     if not root.is_dir():
         problem = "is a file, not a folder" if root.is_file() else None
@@ -51,10 +51,10 @@ def read_text(path: Path) -> str:
 def features_by_id(
     path: str | PathLike[str], ids: Sequence[str], name: str
 ) -> tuple[np.ndarray, int]:
-    """Return the vectors of some ids, float32 (ids, d), and how many are missing: these get NaN.
+    """Return vectors by id, float32 (ids, d), NaN for a missing id, and the number of missing ids.
 
     The file is a .npz (id → array), a .json (id → list), or a .pt (a dict of id → tensor, read
-    without running code). Of arrays (frames, d), the mean over frames is taken.
+    without running code). Arrays (frames, d) are averaged over frames.
     """
     file = Path(path)
     if not file.is_file():
@@ -119,10 +119,10 @@ Embed = Callable[[list[str]], Any]
 
 
 def embed_texts(texts: Sequence[str], embed: Embed | None = None) -> np.ndarray:
-    """Embed texts as vectors of length √d, float32 (N, d); each different text is embedded once.
+    """Embed texts as vectors of length √d, float32 (N, d); each distinct text is embedded once.
 
     After scaling, the entries are of order one for every model, so that one encoder and one
-    learning rate suit all models. Cosine similarities do not change. Zero stays zero.
+    learning rate suit all models. Cosine similarities do not change. A zero vector stays zero.
 
     Args:
         texts: at least one text.
@@ -153,7 +153,7 @@ def embed_texts(texts: Sequence[str], embed: Embed | None = None) -> np.ndarray:
 
 
 def text_model(name: str | None, max_tokens: int | None = None) -> Embed:
-    """Return the sentence encoder of this name or folder, for tokens if their number is given."""
+    """Return a `TextTokens` if `max_tokens` is given, else a `TextEmbedding`."""
     from qmtl.encoders import TextEmbedding, TextTokens
 
     if max_tokens is None:
@@ -169,7 +169,7 @@ def gives_tokens(embed: Embed | None) -> bool:
 
 
 def pair_tokens(first: np.ndarray, second: np.ndarray | None = None) -> np.ndarray:
-    """Return token numbers of one text or two: (N, 2, tokens), -1 for no token."""
+    """Stack the token numbers of one or two texts: (N, 2, tokens), -1 for no token."""
     second = np.full_like(first, -1) if second is None else second
     return np.stack([first, second], axis=1).astype(np.float32)
 
@@ -177,9 +177,9 @@ def pair_tokens(first: np.ndarray, second: np.ndarray | None = None) -> np.ndarr
 def pair_features(first: np.ndarray, second: np.ndarray | None = None) -> np.ndarray:
     """Return features of sentence pairs: [u, v, |u − v|, u ⊙ v] (InferSent, arXiv:1705.02364).
 
-    A single sentence becomes [u, 0, 0, 0], of the same width. The zeros send no gradient to the
-    weights behind them, so that these serve only the tasks on pairs. (As a pair with itself,
-    [u, u, 0, u²], each single sentence would look like a perfect paraphrase.)
+    A single sentence becomes [u, 0, 0, 0], of the same width. The weights that multiply the zeros
+    get no gradient from this row, so that only tasks on pairs train them. (A sentence as a pair
+    with itself, [u, u, 0, u²], would look like a perfect paraphrase.)
 
     Args:
         first: embeddings u (N, d).

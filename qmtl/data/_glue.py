@@ -37,8 +37,8 @@ _BROKEN_SHARE = 1 / 1000
 class GlueLayout:
     """The columns of a task's texts and labels in its files.
 
-    `header` is None if the file has one; `words` are the labels in the file, in the order of the
-    task's classes, None for a score.
+    `header` names the columns of files without a header line. `words` are the labels in the file,
+    in the order of the task's classes; None for scores.
     """
 
     task: Task
@@ -87,7 +87,7 @@ class GlueRows:
         texts: one list of N texts for single sentences, two for pairs.
         labels: class numbers of the task, or scores: float64 (N,).
         index: row numbers in the file, from 0, without the header: int64 (N,).
-        skipped: row numbers that were skipped because the row is broken.
+        skipped: numbers of the broken rows, which were skipped.
     """
 
     texts: tuple[list[str], ...]
@@ -118,9 +118,9 @@ def glue_rows(path: str | PathLike[str], task: str, split: str = "train") -> Glu
         split: "train", or "dev" (for MNLI the matched one). The public test files have no labels.
 
     Raises:
-        InvalidInputError: an unknown name, a missing file or column, an unknown label, or a wrong
-            number of cells in more than one row in 1,000 (fewer are skipped and listed in
-            `skipped`, as in the full QQP file).
+        InvalidInputError: a name or label is unknown, a file or column is missing, or more than one
+            row in 1,000 has a wrong number of cells. (Fewer such rows, as in the full QQP file,
+            are skipped and listed in `skipped`.)
 
     Example:
         >>> import tempfile, pathlib
@@ -153,7 +153,7 @@ def _read(file: Path, layout: GlueLayout) -> GlueRows:
     skipped: list[int] = []
     codes = {word: float(code) for code, word in enumerate(layout.words or ())}
     parse = _score if layout.words is None else codes.get
-    # newline: a lone carriage return is part of its sentence; -sig: MRPC has a byte order mark.
+    # newline: a lone carriage return belongs to a sentence; -sig: MRPC has a byte order mark.
     with file.open(encoding="utf-8-sig", newline="\n") as lines:
         header = layout.header or _cells(next(lines, ""))
         for name in (*layout.texts, layout.label):

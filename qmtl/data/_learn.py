@@ -1,4 +1,4 @@
-"""Which columns of a table become inputs, and how: numbers, dates, categories, or left out."""
+"""Choose how each column of a table becomes inputs: as numbers, dates, categories, or not."""
 
 import re
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ from qmtl.tasks import is_date, rounding
 if TYPE_CHECKING:
     import pandas as pd
 
-FIRST = 100  # texts that show what a column is
+FIRST = 100  # number of texts that suggest the type of a column
 FEW = 10  # up to this many distinct texts are categories, even if each occurs once
 _DATES = ("%Y-%m-%d", "%Y/%m/%d", "%Y.%m.%d", "%d.%m.%Y", "%d/%m/%Y", "%m/%d/%Y", "%d-%m-%Y",
           "%m-%d-%Y", "%d %b %Y", "%d %B %Y", "%d-%b-%Y", "%b %d, %Y", "%B %d, %Y")  # fmt: skip
@@ -35,11 +35,11 @@ _ID = re.compile(r"(.*[_\W])?(id|ids|idx|index|uuid|guid|row|rownames)|.*[a-z](I
 
 
 class _Found(NamedTuple):
-    """What a column is: "number", "date" or "category"; a text says why it is none of these."""
+    """A column's type, "number", "date" or "category"; a str instead says why it is left out."""
 
     kind: str
     date_format: str = ""
-    dates: "pd.Series | None" = None  # those of all rows, if the column holds them as texts
+    dates: "pd.Series | None" = None  # the dates of all rows, if the column holds texts
     categories: tuple[str, ...] = ()
 
 
@@ -59,8 +59,8 @@ def learn_columns(
     left out; otherwise columns of texts with more than `max_categories` are.
 
     Returns:
-        The columns, for each column left out the reason, and the table in which texts that are
-        dates have been read, since that is slow.
+        The columns; the reason for each column left out; and the table with its texts converted to
+        dates, which is slow and thus done once.
     """
     plain = _plain_numbers(table, names, chosen)
     found: dict[str, _Found] = {}
@@ -155,8 +155,8 @@ def _what(
     slips = [text for text in texts if text not in numbers]
     if not slips:
         return _Found("number")
-    # A few words among many different numbers are slips; taken as categories, every number would
-    # silently become an input.
+    # A few words among many different numbers are typing errors. If the column were one of
+    # categories, every number would silently become an input.
     if len(numbers) >= FEW and len(numbers) >= 9 * len(slips):
         row = int(np.flatnonzero(codes == texts.index(slips[0]))[0])
         raise InvalidInputError(
@@ -180,7 +180,7 @@ def _what_texts(
     n_rows = int((codes >= 0).sum())
     if sum("@" in text and bool(_EMAIL.fullmatch(text)) for text in texts) > len(texts) / 2:
         return "holds e-mail addresses"
-    # As categories, every number or date would silently become an input.
+    # If the column were one of categories, every number or date would silently become an input.
     many = max(FEW + 1, 0.9 * len(texts))
     if sum(map(is_date, texts)) >= many:
         return "holds dates that are not all of one known form (write 2024-03-31)"
@@ -200,9 +200,10 @@ def _what_texts(
 
 
 def _date_format(column: "pd.Series", first: Sequence[str]) -> "tuple[str, pd.Series | None]":
-    """Return a format that reads all texts as dates, and the dates; "ambiguous" if two differ.
+    """Return a format that reads all texts as dates, and the dates; "" and None if none fits.
 
-    Without a format that fits: "" and None. The first texts show which formats to try.
+    The format is "ambiguous" if two formats give different dates. `first` are the first texts,
+    which show which formats to try.
     """
     import pandas as pd
 
@@ -230,8 +231,8 @@ def _date_format(column: "pd.Series", first: Sequence[str]) -> "tuple[str, pd.Se
 
 
 def _may_fit(text: str, date_format: str) -> bool:
-    """Return False if a text surely is not of a format; pandas takes much longer to say so."""
-    # Python's fractions of a second have fewer digits, and ISO8601 is pandas' own name.
+    """Return False if a text surely does not have a format; pandas takes much longer."""
+    # Python reads fewer digits of a second than pandas, and does not know the name ISO8601.
     if "%f" in date_format or "%" not in date_format:
         return True
     try:
@@ -248,7 +249,7 @@ def _read_dates(column: "pd.Series", date_format: str) -> "pd.Series | None":
     how: dict[str, Any] = {"format": date_format, "errors": "coerce", "utc": True}
     read = pd.to_datetime(column.astype(object), **how)
     left = read.isna().to_numpy()
-    # Words for missing values, and dates with blanks around them.
+    # What is left are words for missing values, and dates with blanks around them.
     texts, codes = column_texts(column[left])
     again = pd.to_datetime(pd.Series(texts, dtype=object), **how)
     if again.isna().any():
@@ -264,7 +265,7 @@ def _learn_dates(
     mean, std = scale_of(days, None if weights is None else weights[train])
     known = days[~np.isnan(days)]
     span = float(known.max() - known.min()) if len(known) else 0.0
-    # A cycle is useful if the dates go around it, and are not all at one point of it.
+    # A cycle is useful if the dates span half of it, and are not all at one point of it.
     cycles = [
         cycle
         for cycle, period in CYCLES.items()

@@ -24,7 +24,7 @@ from qmtl.errors import InvalidInputError, unknown_name
 from qmtl.tasks import Task, chosen_tasks
 
 LABELS = ("sarcasm", "extended", "plus_plus")
-"""Which labels: of MUStARD, of Extended MUStARD, of MUStARD++."""
+"""The sets of labels: those of MUStARD, Extended MUStARD and MUStARD++."""
 
 _JSON = ("sarcasm_data.json", "data/sarcasm_data.json")
 _EXTENDED = ("se_mustard_utterances.csv", "data/se_mustard_utterances.csv")
@@ -38,7 +38,7 @@ _WHERE = {
     "plus_plus": "the MUStARD++ repository (cfiltnlp/MUStARD_Plus_Plus on GitHub)",
 }
 _SENTIMENTS = ("negative", "neutral", "positive")
-# Names of the numbers 1..9 in the sheet, which does not name them; this is the paper's order.
+# The sheet numbers the emotions 1 to 9 without names; this is the order in the paper.
 _EMOTIONS = ("anger", "excited", "fear", "sad", "surprised", "frustrated", "happy", "neutral",
              "disgust")  # fmt: skip
 _PP_EMOTIONS = ("Anger", "Disgust", "Excitement", "Fear", "Frustration", "Happiness", "Neutral",
@@ -78,8 +78,8 @@ _PP_COLUMNS = {"sarcasm": "Sarcasm", "sarcasm_type": "Sarcasm_Type",
 class Utterances:
     """The labelled utterances, in the order of the file.
 
-    `ids` of scenes are the keys of feature files; `contexts` are the lines before each utterance,
-    each as ``speaker: text``; `index` is the number from 0 of the entry (JSON) or record (CSV).
+    `ids` name the scenes, also in feature files. `contexts` are the lines before each utterance,
+    each as ``speaker: text``. `index` numbers the entries (JSON) or records (CSV) from 0.
     """
 
     ids: list[str]
@@ -235,8 +235,8 @@ _NAMES = {"sarcasm": "mustard", "extended": "mustard-extended", "plus_plus": "mu
 class MustardSection(DataSection):
     """Section ``[data]`` with ``source = "mustard"``, or with another of the three labels.
 
-    Its keys are the arguments of `mustard`, of which it has `split` in two: ``split`` names a split
-    of the authors, ``splits`` gives three fractions.
+    Its keys are the arguments of `mustard`. The argument `split` is two keys here: ``split`` names
+    a split of the authors, ``splits`` gives three fractions.
     """
 
     source: Literal["mustard", "mustard-extended", "mustard-plus-plus"]
@@ -275,7 +275,7 @@ def mustard(
     validation: float = 0.15,
     seed: int = 0,
 ) -> MultiTaskData:
-    """MUStARD (arXiv:1906.01815), Extended MUStARD (ACL 2020, 2020.acl-main.401) or MUStARD++.
+    """Load MUStARD (arXiv:1906.01815), Extended MUStARD (2020.acl-main.401) or MUStARD++.
 
     Tasks of the extended labels: sarcasm, sentiment_implicit, sentiment_explicit (negative,
     neutral, positive), emotion_implicit, emotion_explicit (nine classes; the sheet only numbers
@@ -297,8 +297,8 @@ def mustard(
         context: whether the lines before the utterance, with their speakers, are a separate
             modality.
         audio: file of audio features by id: a .npz or .json, or a .pt of ``torch.save``, with
-            vectors (d,), or (frames, d), of which the mean over frames is taken.
-        visual: such a file of video features.
+            arrays (d,) or (frames, d); the latter are averaged over frames.
+        visual: file of video features, in the same form.
         validation: share of the authors' training part that is held out for validation.
         seed: seed of the validation split, and of splits by fractions.
 
@@ -392,7 +392,7 @@ def _authors_rows(
 
 
 def _texts(utterances: Utterances, embed: Embed | None, context: bool) -> dict[str, np.ndarray]:
-    """Embed utterances and lines before them (NaN if none) in one call: a model is loaded once."""
+    """Embed utterances and contexts (NaN if none) in one call, so that a model is loaded once."""
     if not context:
         return {"text": embed_texts(utterances.texts, embed)}
     before = ["\n".join(lines) for lines in utterances.contexts]

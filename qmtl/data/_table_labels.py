@@ -24,8 +24,8 @@ from qmtl.tasks import Task, check_varied, infer_task
 if TYPE_CHECKING:
     import pandas as pd
 
-# A column with at least this many different numbers, and nine to each word, holds numbers, and the
-# words are slips.
+# A column with at least this many different numbers, and nine numbers per word, is a column of
+# numbers whose words are typing errors.
 FEW = 10
 
 
@@ -81,12 +81,9 @@ class LabelTable:
 
 
 def task_of(column: Any, values: np.ndarray, kind: str | None) -> Task:
-    """Return the task of a label column; a categorical column of numbers holds classes.
-
-    Ordered categories give the order of the classes.
-    """
+    """Return the task of a label column; ordered categories give the order of the classes."""
     categories = getattr(column.dtype, "categories", None)
-    # A categorical column of numbers holds classes: pandas' column type says so.
+    # Numbers in a column of pandas' categorical type are classes.
     typed = categories is not None and is_number_type(categories.dtype)
     task = infer_task(str(column.name), column if typed else values, kind)
     if categories is None or not column.dtype.ordered or not task.class_names:
@@ -120,11 +117,11 @@ def label_values(column: "pd.Series", wanted: str | Task | None, decimal: str | 
     numbers = text_numbers(str(column.name), texts, decimal) or text_durations(texts)
     slips = len(texts) - len(numbers)
     if slips and kind is None and len(numbers) >= max(FEW, 9 * slips):
-        column_numbers(column.to_frame(), [str(column.name)], decimal)  # raises, with the row
+        column_numbers(column.to_frame(), [str(column.name)], decimal)  # raises and names the row
     if not texts or slips:
         return np.asarray(column, dtype=object)
     values: np.ndarray = np.array([*(numbers[text] for text in texts), np.nan])[codes]
-    if np.isinf(values).any():  # refused later, with its row
+    if np.isinf(values).any():  # the next line raises and names the row
         column_numbers(column.to_frame(), [str(column.name)], decimal)
     return values
 

@@ -124,10 +124,10 @@ def from_frame(
 
     Args:
         table: one row per sample.
-        targets: columns to predict. Names, or patterns such as ``"tox_*"``, whose kinds are
-            inferred from the labels (see `qmtl.tasks.infer_task`); tasks (the column has the task's
-            name; a task with several outputs uses the columns in its class names); or a dict of
-            name or pattern → kind ("binary", "multiclass", "regression"), task, or None.
+        targets: columns to predict. Names, or patterns such as ``"tox_*"``, whose kinds
+            `qmtl.tasks.infer_task` infers from the labels; or tasks with the names of their columns
+            (for a task with several outputs, its class names are the columns); or a dict of name or
+            pattern → kind ("binary", "multiclass", "regression"), task, or None to infer it.
         inputs: input columns; None for all columns without another role. Numbers are standardised,
             dates become a few numbers, texts one 0/1 input per category, all fitted on the train
             split. Columns that look like ids, e-mail addresses or free text are left out with a
@@ -190,7 +190,7 @@ def from_csv(
 
     Args:
         path: the file.
-        targets: see `from_frame`, also for the arguments that are not named here.
+        targets: see `from_frame`, which also explains the arguments that are not listed here.
         splits: three fractions or a dict of row numbers (from 0, without the header; `Split.index`
             counts in the same way).
         delimiter: character between cells; None detects it.
@@ -198,8 +198,8 @@ def from_csv(
         encoding: see `read_table`.
 
     Raises:
-        InvalidInputError: as in `from_frame`, or the file does not fit. An error's row is that of
-            the file, as a spreadsheet counts: the header is row 1.
+        InvalidInputError: as in `from_frame`, or the file cannot be read. Errors count the rows as
+            a spreadsheet does: the header is row 1.
 
     Example:
         >>> import tempfile, pathlib
@@ -256,7 +256,7 @@ class _Options:
 
     @property
     def special(self) -> dict[str, str]:
-        """The columns with a role of their own, by argument."""
+        """The columns that are neither inputs nor targets, by argument."""
         names = ("split_column", "group_column", "weights")
         return {n: getattr(self, n) for n in names if getattr(self, n) is not None}
 

@@ -47,13 +47,13 @@ class AdapterOptions(Section):
 
 
 class AdaptedText(Described, TaskEncoder):
-    """Computes features by a frozen sentence encoder whose last layers each task adapts.
+    """A frozen sentence encoder; each task adapts its last layers with its own mixture of adapters.
 
     Every linear layer W of the last layers becomes W x + s_t B_t A_t x / rank. The low-rank A_t and
     B_t are mixed from an inventory of pairs that all tasks share, A_t = Σ_e w_te A_e and B_t = Σ_e
     w_te B_e. A task learns its shares of the pairs, w_t, and the strength of its adapter, s_t. The
-    network itself does not change by a single bit. A task's vectors pass through layers that all
-    tasks share, which compute the features of its register.
+    network's own weights do not change. Layers that all tasks share then compute the features of a
+    task's register from the task's vectors.
 
     Inputs are token numbers (batch, texts, tokens), -1 after a text's end, as `qmtl.data.glue`
     makes them with `TextTokens`. A single text has the vector u; two texts have u, v, |u − v| and u
@@ -85,10 +85,10 @@ class AdaptedText(Described, TaskEncoder):
     References:
         Routing by task over an inventory, with splits: Polytropon, arXiv:2202.13914, and MHR,
         arXiv:2211.03831, both as `peft.PolyModel` has them. Scales s_t per task and the term for
-        balance: SAMoRA, arXiv:2604.19048, whose public text leaves their form open: here s_t is the
-        exponential of a weight, and the term is the squared deviation of the inventory's mean use
-        from equal shares, times the size of the inventory. Its router also reads the text; this one
-        goes by the task alone.
+        balance: SAMoRA, arXiv:2604.19048, whose public text does not give their form. Here s_t is
+        the exponential of a weight, and the term is the squared deviation of the inventory's mean
+        use from equal shares, times the size of the inventory. SAMoRA's router also reads the text;
+        the router here depends on the task alone.
     """
 
     def __init__(
@@ -294,7 +294,7 @@ class AdaptedText(Described, TaskEncoder):
 
 
 def _cut(name: str, network: Any, n_last: int) -> tuple[nn.Module, nn.Module]:
-    """Cut a transformer into its first layers and its last ones, which take the first's output."""
+    """Cut a transformer into its first layers and its last layers."""
     depth = getattr(network.config, "num_hidden_layers", 0)
     stacks = [
         path
@@ -363,7 +363,7 @@ def _adapted(network: nn.Module, options: AdapterOptions, n_tasks: int) -> nn.Mo
 
 
 def _without_frozen(module: Any, state: dict[str, Any], prefix: str, _: Any) -> None:
-    """Leave out of a state what the sentence encoder's own files contain."""
+    """Remove from a state the frozen weights, which the sentence encoder's files contain."""
     for name in module._frozen:
         state.pop(prefix + name, None)
 

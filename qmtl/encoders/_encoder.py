@@ -1,4 +1,4 @@
-"""What all encoders share: the section of a recipe, features for each task, checks, seeds."""
+"""Base classes of encoders and of their recipe sections; checks of inputs and columns."""
 
 import inspect
 from abc import ABC, abstractmethod
@@ -20,11 +20,11 @@ TaskColumns = Mapping[str, Sequence[int]]
 
 
 class Described(nn.Module):
-    """A module that keeps its arguments, all but the seed, in attributes of the same names."""
+    """A module with one attribute per argument of its constructor, except for the seed."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-able description without parameters."""
-        # A user's subclass may have other arguments, and has to describe itself.
+        # A user's subclass may have other arguments; it must define its own to_dict.
         own = next(c for c in type(self).__mro__ if Described in c.__bases__)
         names = [name for name in inspect.signature(own).parameters if name != "seed"]
         values = {name: getattr(self, name) for name in names}
@@ -39,7 +39,7 @@ class Described(nn.Module):
 
 
 class TaskEncoder(nn.Module, ABC):
-    """An encoder that gives each task its own features: those of the task's register.
+    """An encoder that computes separate features for each task's register.
 
     A subclass defines `task_features`; this class puts them in the columns where the head expects
     them. A model asks only for the features on the light cones of the requested tasks.
@@ -116,7 +116,7 @@ class TaskEncoder(nn.Module, ABC):
         return []
 
     def task_parameters(self) -> dict[nn.Parameter, tuple[str, ...]]:
-        """Return parameters whose entries along the first axis belong to tasks, with these tasks.
+        """Return the parameters of tasks, with the task of each entry along the first axis.
 
         `qmtl.fit` with ``tasks=...`` trains only these.
         """
@@ -151,10 +151,10 @@ def copy_weights(old: nn.Module, grown: nn.Module) -> None:
 
 
 def check_tasks_of(encoder: TaskEncoder, tasks: Sequence[str], columns: TaskColumns | None) -> None:
-    """Raise unless an encoder's features are those that the head assigns to the same tasks.
+    """Raise unless encoder and head assign the same features to each task.
 
     Raises:
-        InvalidInputError: they are not; the error names the task and both sides.
+        InvalidInputError: they do not; the error names the task and both assignments.
     """
     for name in encoder.columns:
         if name not in tasks:
@@ -190,7 +190,7 @@ Count = Annotated[int, Field(ge=1)]
 
 @dataclass(frozen=True)
 class EncoderInputs:
-    """What an encoder is built for.
+    """The data and the head for which an encoder is built.
 
     Attributes:
         inputs: inputs of the train split, (N, ...).

@@ -1,4 +1,4 @@
-"""Experts: small encoders that each task mixes by its own gate."""
+"""Experts: several small encoders, and a gate per task that mixes their outputs."""
 
 import copy
 from collections.abc import Mapping, Sequence
@@ -41,20 +41,19 @@ Owners = Sequence[Sequence[str] | None]
 class Experts(TaskEncoder):
     r"""Several small encoders, the experts, and a gate per task that mixes their outputs.
 
-    The features of task t's register are a linear layer of the mixture ``Σ_e g_te h_e(x)`` of the
-    experts' activated outputs. A task reads its neighbours' features through the circuit's
-    entangling gates: its loss trains their experts, too, unless ``isolation = true``, and its
-    prediction needs the experts of all tasks on its light cone. Other experts do not run.
+    A linear layer computes the features of task t's register from the mixture ``Σ_e g_te h_e(x)``
+    of the experts' activated outputs. A task also depends on other tasks' features, through the
+    circuit's entangling gates. Its loss therefore trains their experts, too, unless ``isolation =
+    true``. Its prediction runs only the experts of the tasks on its light cone.
 
     * ``mmoe``: ``g_t = softmax(W_t x)`` over all experts.
     * ``dselect``: each task chooses `k` experts, the same for all inputs, by binary codes that are
       learned; see `qmtl.encoders.SelectGate`. Experts that no task has chosen do not run.
     * ``exclusive``: the softmax of MMoE, but `exclusive` of the experts belong to one task each.
     * ``home``: some experts are `shared`, the others belong to one of the `groups` of tasks. Each
-      expert sees the inputs through a gate of low `rank`, its output is normalised and goes through
-      SiLU, and a group's experts have a second weight from a gate of their own. HoME's level of
-      meta-experts is left out, and outputs are normalised by layer, not by batch, so that features
-      do not depend on the other rows.
+      expert sees the inputs through a gate of low `rank`. Its output passes through normalisation
+      and SiLU. A second gate gives a group's experts a second weight. Unlike HoME, this encoder has
+      no meta-experts, and normalises by layer, not by batch: features do not depend on other rows.
 
     Args:
         in_features: number of values in an input; gates are linear in them (images are flattened).
@@ -192,7 +191,7 @@ class Experts(TaskEncoder):
 
     @property
     def expert_names(self) -> tuple[str, ...]:
-        """Number of each expert, with the tasks that it belongs to unless all tasks see it."""
+        """Name of each expert: its number, and its tasks unless all tasks see it."""
         return tuple(
             str(i) if own is None else f"{i}: {', '.join(own)}" for i, own in enumerate(self.owners)
         )
@@ -232,7 +231,7 @@ class Experts(TaskEncoder):
         return collapsed(self.utilisation(inputs), self.gate.sees, chosen)
 
     def start_epoch(self, progress: float) -> None:
-        """Tell the gates how far training is."""
+        """Give the gates the progress of training."""
         self.gate.start_epoch(progress)
 
     def extra_loss(self) -> Tensor | None:
@@ -286,7 +285,7 @@ class Experts(TaskEncoder):
         return {
             "type": "Experts",
             "in_features": self.gate_features,
-            # Pairs keep their order, which is that of the gates.
+            # Pairs keep their order, which is the order of the gates.
             "columns": [[name, list(own)] for name, own in self.columns.items()],
             "experts": [expert.to_dict() for expert in experts],
             "gate": self.kind,
@@ -343,7 +342,7 @@ class ExpertsSection(EncoderSection):
             )
         if self.gate == "home":
             flat_width(self.type, given.inputs)
-        # A seed of its own for each expert and for the gates: equal seeds give equal numbers.
+        # Experts with the same seed would have the same weights.
         first = self.seed * (self.n_experts + 1)
         experts = [
             self.expert.model_copy(update={"seed": self.expert.seed + first + i}).build(

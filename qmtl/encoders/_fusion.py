@@ -22,8 +22,8 @@ from qmtl.encoders._encoder import (
 from qmtl.encoders._mlp import MLP
 from qmtl.errors import InvalidInputError, check_integer, unknown_name
 
-# The ways to join modalities, in `JOINS`, take the modalities' columns, (batch, width) each and 0
-# where missing, and the presence flags; they return (batch, out_features).
+# Each class in `JOINS` takes the modalities' columns, (batch, width) and 0 where missing, and the
+# presence flags; it returns (batch, out_features).
 
 
 class Concatenation(nn.Module):
@@ -47,7 +47,7 @@ class Concatenation(nn.Module):
 class Gates(nn.Module):
     """Gated multimodal units: per unit, a weighted mean of the modalities' representations.
 
-    The weights are a softmax over the present modalities, with scores linear in all columns; for
+    The weights are a softmax over the present modalities; the scores are linear in all columns. For
     two present modalities this is the gate of arXiv:1702.01992.
     """
 
@@ -73,12 +73,12 @@ class Gates(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Each modality is a token that attends to the others; averages those that are present.
+    """Let each modality attend to the others, as a token; average the tokens that are present.
 
     A pre-norm block of attention and feed-forward layers with residuals, as in arXiv:1906.00295.
     All sequences have length 1 here, so that one block with an embedding per modality replaces a
-    transformer for each ordered pair. A learned token is always a key, so that a modality without
-    others has something to attend to.
+    transformer for each ordered pair. A learned token is always a key, so that a single present
+    modality also has a key.
     """
 
     def __init__(self, widths: Sequence[int], dim: int, n_heads: int) -> None:
@@ -140,9 +140,9 @@ class Fusion(Described):
     * ``gated`` distributes the weight of a missing modality among those that are present;
     * ``cross-attention`` masks it as a key and leaves it out of the mean over modalities.
 
-    A row without any modality gets learned vectors only, and so finite features, the same for all
-    such rows. Columns should have similar scales (standardised, or of length 1, as sentence
-    embeddings are).
+    A row without any modality gets finite features from learned vectors only, the same for all such
+    rows. Columns should have similar scales (standardised, or of length 1, as sentence embeddings
+    are).
 
     Args:
         widths: modality → its number of columns, in the order of the input.
@@ -250,12 +250,12 @@ class Fusion(Described):
 
         A branch is the set of weights that multiply one modality's columns only: columns of the
         first layer (``concat``), a representation and its columns of the scores (``gated``), a
-        token's layer and embedding (``cross-attention``). The gradients of several tasks have been
-        combined before. A branch without a gradient, such as that of a modality that no row of the
-        batch has, gets none.
+        token's layer and embedding (``cross-attention``). Call this after the gradients of several
+        tasks have been combined. A branch without a gradient does not change, such as that of a
+        modality that no row of the batch has.
 
-        qmtl takes the mean as the common magnitude of the paper. Adam divides by the size of
-        gradients, so that with Adam only changes from step to step have an effect.
+        The paper scales to a common magnitude, for which qmtl takes the mean. Adam divides by the
+        size of the gradients, so that with Adam only changes from step to step have an effect.
         """
         branches = [
             [p.grad[where] for p, where in branch if p.grad is not None]
@@ -296,7 +296,7 @@ class Fusion(Described):
 
     def to_dict(self) -> dict[str, Any]:
         """Return a JSON-able description without parameters."""
-        # Pairs, since the order of modalities is the order of the input columns.
+        # Pairs keep the order of modalities, which is the order of the input columns.
         return super().to_dict() | {"widths": [list(pair) for pair in self.widths.items()]}
 
     @classmethod

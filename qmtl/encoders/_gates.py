@@ -15,9 +15,9 @@ Shares = Mapping[str, Mapping[str, float]]
 # An expert has almost no weight below the share LEAST of an equal weight, and almost all weight
 # above the share MOST of the total.
 LEAST, MOST = 0.1, 0.9
-# LEAN: the size of z at the start. PACE: z is the bit's parameter times this; with 1, Adam would
-# decide bits before the experts learn. OVERLAP: weight of the selectors' overlap, relative to the
-# entropy's.
+# LEAN: the size of z at the start. PACE: the factor from a bit's parameter to z; with 1, Adam would
+# decide bits before the experts learn. OVERLAP: the weight of the selectors' overlap, relative to
+# the weight of the entropy.
 LEAN, PACE, OVERLAP = 0.02, 0.3, 0.1
 
 
@@ -88,20 +88,21 @@ class SelectGate(Gate):
     r"""DSelect-k: k experts for each task, the same for all inputs.
 
     A task has k selectors. Selector i is a product distribution over the bits of an expert's
-    number, with probability ``S(z_ij)`` that bit j is set, where S is the smooth step: 0 and 1
-    beyond ±1/2, ``-2z³ + 3z/2 + 1/2`` between, with z in units of the step's width. The weights are
+    number, with probability ``S(z_ij)`` that bit j is set. S is the smooth step: 0 below -1/2, 1
+    above 1/2, ``-2z³ + 3z/2 + 1/2`` between, with z in units of the step's width. The weights are
     the selectors' distributions, mixed by a softmax over the task's k logits. A distribution is
     one-hot once all its bits are 0 or 1. The entropy of the selectors, times `entropy`, is added to
     the losses. In evaluation mode bits are rounded, so that a task never has more than k experts.
 
     This gate differs from the paper in several points. The step's width falls from 1 at the start
     of training to 0 in the last epoch, with the square of the fraction of epochs done. With a fixed
-    width, bits may be undecided when training ends, and the experts have not learned for rounded
-    bits. The entropy's weight grows with the same square, because a bit that is decided before the
-    experts have learned does not change any more. Numbers beyond the last expert stand for the
-    experts from the first one on, where the paper has a penalty. The overlap of a task's selectors
-    is added to the losses, and selectors start with a bias to k different experts, so that they
-    rarely choose the same one. If they do, the task has fewer than k experts.
+    width, bits may be undecided when training ends, and the experts have not been trained with
+    rounded bits. The entropy's weight grows with the same square, because a bit that is decided
+    before the experts have learned does not change any more. The paper has a penalty for numbers
+    beyond the last expert; here these numbers stand for the experts from the first one on. The
+    overlap of a task's selectors is added to the losses, and selectors start with a bias to k
+    different experts, so that they rarely choose the same one. If they do, the task has fewer than
+    k experts.
 
     Args:
         n_tasks: number of tasks.

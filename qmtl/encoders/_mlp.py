@@ -97,8 +97,8 @@ class MLP(Described):
     def set_input_scale(self, inputs: Float[Tensor, "rows inputs"]) -> None:
         """Set the columns' means and deviations from the rows of a training split.
 
-        A column that is constant there is ignored from then on: it carries no information about
-        these rows, and dividing by its deviation would let it dominate others.
+        The encoder then ignores columns that are constant in these rows: they carry no information,
+        and dividing by their deviation would let them dominate others.
 
         Raises:
             InvalidInputError: the encoder was made without `standardise`, or inputs have another

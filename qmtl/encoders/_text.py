@@ -50,9 +50,9 @@ def files_digest(folder: Path) -> str:
 class EmbeddingCache:
     """A cache of texts' vectors, in one SQLite file per model and settings.
 
-    A batch is written in one transaction, so that a crash never leaves half a batch, and several
-    processes may read and write at once: the first vector of a text stays. The file holds hashes of
-    the texts, not the texts. `space` is all that the vectors depend on besides the text.
+    One transaction writes a batch, so that a crash never leaves half a batch. Several processes may
+    read and write at once; the first vector of a text stays. The file holds hashes of the texts,
+    not the texts. `space` names the model and the settings on which the vectors depend.
     """
 
     def __init__(self, folder: Path, space: Mapping[str, object]) -> None:
@@ -191,7 +191,7 @@ class TextEmbedding:
         for vectors in self._embedded(missing):
             if cache is not None:
                 cache.write(vectors)
-                # Another process may have been faster: the cached vector counts.
+                # Another process may have written a vector first: return the cached one.
                 vectors = cache.read(list(vectors))
             found |= vectors
         return np.stack([found[text] for text in wanted])
@@ -249,15 +249,15 @@ class TextEmbedding:
 
 
 class TextTokens:
-    """Texts to token numbers, for encoders that read tokens, as `AdaptedText` does.
+    """Converts texts to token numbers, for encoders such as `AdaptedText`.
 
     Args:
         model: a folder with a model of sentence-transformers, or a name on the Hugging Face hub.
-        max_length: tokens of a text, at most; the model's limit if that is less.
+        max_length: largest number of tokens read from a text; the model's limit if that is less.
         revision: branch, tag or commit of a model on the hub.
 
     Raises:
-        InvalidInputError: the folder is not there or holds no model, or a number is not >= 1.
+        InvalidInputError: the folder does not exist or holds no model, or a number is not >= 1.
 
     Example:
         >>> TextTokens("sentence-transformers/all-MiniLM-L6-v2", max_length=32)

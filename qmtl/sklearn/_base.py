@@ -99,7 +99,7 @@ class ColumnsEstimator(BaseEstimator):
         cls.__doc__ = text
 
     def __sklearn_tags__(self) -> Any:
-        """Tags for several target columns, and for no sparse or missing inputs."""
+        """Return the tags: several target columns; no sparse and no missing inputs."""
         tags = super().__sklearn_tags__()
         tags.target_tags.required = True
         tags.target_tags.multi_output = True
@@ -109,7 +109,7 @@ class ColumnsEstimator(BaseEstimator):
     def _make_columns(
         self, layout: Layout, values: Sequence[np.ndarray], weights: np.ndarray | None
     ) -> Sequence[Column]:
-        """Return the columns of the target, and keep what the estimator says about them."""
+        """Return the columns of the target, and set the estimator's attributes about them."""
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Train the model.
@@ -183,7 +183,7 @@ class ColumnsEstimator(BaseEstimator):
         """
         predictions = self._predictions(X)
         decided = [column.decide(predictions[column.name]) for column in self._columns]
-        # A list has an attribute "index", too: a method.
+        # A list also has an attribute "index", a method.
         index = X.index if hasattr(X, "iloc") else None
         return self._layout.assemble(decided, index)
 

@@ -29,9 +29,9 @@ class Layout:
 
     @property
     def called(self) -> tuple[str, ...]:
-        """What messages call the columns: their own names, a Series's too.
+        """Names of the columns in messages; a Series has its own name there.
 
-        A Series's name does not name its task, so that it is fitted as an array is.
+        The task of a Series is ``y0``, as for an array.
         """
         return tuple(map(str, self.labels)) or self.names
 
@@ -222,7 +222,7 @@ def read_target(y: Any) -> tuple[Layout, list[np.ndarray]]:
 
 
 def input_problem(X: Any) -> str | None:
-    """Say what makes inputs unsuitable, and in which column; None if no text or NaN does."""
+    """Describe a text, date or NaN in the inputs, and name its column; None if there is none."""
     if hasattr(X, "iloc") and getattr(X, "ndim", 0) == 2:
         columns = [(repr(str(n)), X.iloc[:, i].to_numpy()) for i, n in enumerate(X.columns)]
     elif isinstance(X, list | tuple) or getattr(X, "dtype", np.dtype(float)).kind in "OUS":

@@ -154,7 +154,7 @@ class QuantumMultiTaskRegressor(RegressorMixin, ColumnsEstimator):
         return columns
 
     def task_scores(self, X: Any, y: Any, sample_weight: Any = None) -> dict[str, float]:
-        """R² of each column, by name."""
+        """Return the R² of each column, by name."""
         columns = self._true_and_predicted(X, y)
         rows = checked_weights(sample_weight, len(columns[0][1]))
         return {n: float(r2_score(t, p, sample_weight=rows)) for n, t, p in columns}
@@ -167,9 +167,9 @@ class MultiTaskEstimator(ColumnsEstimator):
     Labels may be missing (None, NaN); they are ignored in losses and scores.
 
     Parameters:
-        kinds: column name to ``"classification"`` or ``"regression"``, for columns where the
-            guess would be wrong, such as counts. Columns are guessed as scikit-learn does: texts,
-            booleans and whole numbers are classes, fractions are a regression.
+        kinds: column name to ``"classification"`` or ``"regression"``, for columns whose inferred
+            kind is wrong, such as counts. Kinds are inferred as in scikit-learn: texts, booleans
+            and whole numbers are classes, fractions are a regression.
         class_weight: weights of the classes in the loss: ``"balanced"`` (inversely
             proportional to the class's frequency), None, or a dictionary from column name to one
             of these or to a mapping of classes.
@@ -247,7 +247,7 @@ class MultiTaskEstimator(ColumnsEstimator):
         return float(np.mean(list(self.task_scores(X, y, sample_weight).values())))
 
     def task_scores(self, X: Any, y: Any, sample_weight: Any = None) -> dict[str, float]:
-        """Accuracy of each classification and R² of each regression, on the rows with labels.
+        """Return each classification's accuracy and regression's R², on the rows with labels.
 
         Raises:
             InvalidInputError: a column has no label.

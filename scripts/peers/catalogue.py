@@ -195,7 +195,7 @@ NOT_RUN = {
 
 
 def importable(peer, python=None):
-    """Whether what `peer` needs is installed for an interpreter; None for this one."""
+    """Return whether an interpreter (None: this one) has the packages that `peer` needs."""
     if python is None:
         return all(importlib.util.find_spec(name) is not None for name in peer.needs)
     found = f"all(importlib.util.find_spec(name) for name in {peer.needs!r})"
@@ -203,7 +203,7 @@ def importable(peer, python=None):
 
 
 def own_environment(peer, folder):
-    """The interpreter of a peer's own environment, which is made if missing; None if that fails."""
+    """Return the interpreter of a peer's environment, made if missing; None if that fails."""
     name = hashlib.sha256(" ".join(peer.environment).encode()).hexdigest()[:12]
     python = Path(folder) / name / "bin" / "python"
     ready = python.parent.parent / "ready"
@@ -222,7 +222,7 @@ def own_environment(peer, folder):
 
 
 def install_hint():
-    """What to install for the peers, as pip names."""
+    """Return the pip names of the packages that the peers need."""
     lines = ["peer                  pip install"]
     lines += [f"{peer.name:20}  {peer.pip}" for peer in PEERS if peer.group == "peer"]
     return "\n".join(

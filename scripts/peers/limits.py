@@ -61,7 +61,7 @@ def run_limited(command, *, seconds, gigabytes, environment):
 
 
 def _wait(process, deadline, limit):
-    """None once the process has ended by itself, or why it must be stopped."""
+    """Return None when the process has ended by itself, or the reason to stop it."""
     while process.poll() is None:
         if time.monotonic() > deadline:
             return "over time"
@@ -105,7 +105,7 @@ def emit(event, **values):
 
 
 def output_of(command):
-    """What a short command prints, or nothing if it fails."""
+    """Return the output of a short command, or nothing if it fails."""
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         print(f"{command[0]}: {done.stderr.strip()[-200:]}", file=sys.stderr)

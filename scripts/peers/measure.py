@@ -47,7 +47,7 @@ def milliseconds(step):
 def time_steps(step, seconds):
     """Emit step times for about `seconds`, as soon as known, since a limit may end the process."""
     times = []
-    # Two runs warm a step up; a slow step counts from the first.
+    # Two runs warm a step up; for a slow step, the first run counts.
     for _ in range(WARM_UP):
         warm = milliseconds(step)
         if warm > 1e3 * seconds:
@@ -62,7 +62,7 @@ def time_steps(step, seconds):
 
 
 def pin(cpu):
-    """Keep this process on one CPU, where the system allows it: the surest limit to one thread."""
+    """Keep this process on one CPU, where the system allows it, so that it runs one thread."""
     if cpu is not None and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {cpu})
 

@@ -36,7 +36,7 @@ class ConeGate:
 
 @dataclass(frozen=True)
 class Cone:
-    """What a task's output depends on, with nothing that it does not depend on."""
+    """The light cone of every task, without gates that do not affect the task's output."""
 
     n_wires: int
     read: int
