@@ -1,4 +1,4 @@
-"""TorchJD's aggregators and scalarizers by name, with qmtl's own in the same form."""
+"""Aggregators and scalarizers by name: TorchJD's, and IGB; their state for checkpoints."""
 
 import copy
 import inspect
@@ -114,7 +114,7 @@ def make_scalarizer(
 
 
 class Mean(nn.Module):
-    """The mean of the losses, as TorchJD's class of this name, whose import takes half a second."""
+    """Computes the mean of the losses without TorchJD, whose import takes half a second."""
 
     def forward(self, losses: Tensor) -> Tensor:
         return losses.mean()
@@ -133,7 +133,7 @@ def make_combiner(
 
 
 def rehearse(settings: TrainingSettings, n_tasks: int, dtype: torch.dtype) -> None:
-    """Call the aggregator or scalarizer once on made-up values, to find errors early."""
+    """Call the aggregator or scalarizer once on random values, to raise errors before training."""
     combiner = make_combiner(settings, n_tasks, dtype)
     values = torch.rand(n_tasks, n_tasks + 1, generator=torch.Generator().manual_seed(0)) + 0.1
     values = values.to(dtype)
@@ -221,7 +221,7 @@ def _least_tasks(key: str, arguments: Mapping[str, Any]) -> int:
 
 
 def fixed_size(combiner: Any) -> bool:
-    """Return whether a combiner keeps state or weights per task, so each step needs all tasks."""
+    """Return whether a combiner has state or weights per task, and needs all tasks in each step."""
     return has_state(combiner) or any(
         isinstance(getattr(module, name, None), Tensor)
         for module in combiner.modules()
@@ -282,7 +282,7 @@ OPTIMISERS: dict[str, Any] = {
 
 
 def _packed(value: Any) -> dict[str, Any] | None:
-    """Return a value of an attribute as tensors and plain containers; None if it is no state."""
+    """Return an attribute as tensors and plain containers; None if its type is not supported."""
     if isinstance(value, np.ndarray):
         return {"kind": "array", "value": torch.from_numpy(value.copy())}
     if isinstance(value, torch.optim.Optimizer):
