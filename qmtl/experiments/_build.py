@@ -130,7 +130,7 @@ def with_noise(
     if not isinstance(simulator, LightConeSimulator):
         raise RecipeError(
             f"training.noise and training.shots need head.simulator 'lightcone', got "
-            f"{options.simulator!r}; a PennyLane device has noise and shots of its own"
+            f"{options.simulator!r}; for a PennyLane device, set noise and shots of the device"
         )
     if training.noise is not None:
         simulator = NoisySimulator(training.noise.device_noise(circuit.n_wires))

@@ -103,7 +103,6 @@ def _parts(recipe: Recipe, data: MultiTaskData, head: RivalType) -> Iterator[Par
 
 
 def _alone(circuit: HeadCircuit, name: str) -> HeadCircuit:
-    """Return the circuit of one task alone."""
     register = circuit.registers[name]
     shared = circuit.layout == "shared"
     return HeadCircuit(

@@ -74,9 +74,7 @@ def start_run(recipe: Recipe, path: str | Path | None = None, *, progress: bool 
 def resume_run(path: str | Path, overrides: Sequence[str] = (), *, progress: bool = True) -> Run:
     """Continue a run from its last checkpoint; a run with all its epochs is only read.
 
-    Without overrides, the result is bit for bit that of a run that was not interrupted (on the same
-    kind of CPU).
-
+    Without overrides, the result on the same kind of CPU is bit for bit that of an unbroken run.
     Overrides are texts ``"training.KEY=value"`` for keys that may change within a run, such as the
     number of epochs or learning rates.
 

@@ -47,7 +47,7 @@ class Cell(ABC):
 
     @property
     def key(self) -> str:
-        """SHA-256 of the kind of cell, what it depends on, and qmtl's version."""
+        """SHA-256 of the kind of cell, of `depends_on`, and of qmtl's version."""
         whole = [__version__, type(self).__name__, self.depends_on()]
         return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
 
@@ -74,7 +74,6 @@ class CellStore:
         self.folder = Path(folder)
 
     def path(self, cell: Cell) -> Path:
-        """Return the file of a cell."""
         return self.folder / f"{cell.name}.json"
 
     def read(self, cell: Cell) -> Any:

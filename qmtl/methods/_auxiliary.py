@@ -216,8 +216,8 @@ def with_auxiliary_tasks(
 ) -> MultiTaskData:
     """Append self-supervised tasks, which are ordinary tasks, to the data's own.
 
-    * ``rotation``: by how many quarter turns an image is rotated, four classes. Every split gets a
-      second copy of its rows, each rotated at random, with only this label.
+    * ``rotation``: the number of quarter turns of an image, four classes. Every split gets a second
+      copy of its rows, each rotated at random, with only this label.
     * ``intensity``: mean and standard deviation of the pixels, a regression with two targets.
     * ``domain``: the origin of a row, such as its hospital or view; binary or multiclass.
 

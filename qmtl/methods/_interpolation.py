@@ -131,7 +131,6 @@ class _Interpolating(Method):
         kept = labelled[:, [first]]
         own = known[:, slices[0]], torch.where(kept, known[rows][:, slices[1]], torch.nan)
         total, counted = losses.values.new_zeros(()), losses.batch.sample_weight
-        # A label has the weight of its row.
         rows_count = (None, None) if counted is None else (counted, counted[rows])
         for weight, task, labels, count in zip((mix, 1 - mix), both, own, rows_count, strict=True):
             sums, counts = task_layout((task,)).loss_terms(between, labels, sample_weight=count)

@@ -35,7 +35,7 @@ class Isolation(MethodSection):
         if not isinstance(head, QuantumHead) or head.circuit.layout != "partitioned":
             what = "the layout 'shared'" if isinstance(head, QuantumHead) else type(head).__name__
             raise InvalidInputError(
-                f"isolation needs a QuantumHead whose tasks have registers of their own, got {what}"
+                f"isolation needs a QuantumHead with the layout 'partitioned', got {what}"
             )
         return _Isolated(head, [task.name for task in tasks])
 

@@ -25,7 +25,7 @@ class Selection:
 
     Attributes:
         influences: influence of each training row (rows of the table, in order) on each task.
-        votes: number of tasks that have the row among their best, for each row.
+        votes: number of tasks that vote for each training row.
         rows: indices of the rows to keep, int64, in the order of the data.
         data: the data with only these training rows.
     """
@@ -102,7 +102,7 @@ def influences(model: MultiTaskModel, data: MultiTaskData, *, batch_size: int = 
             losses, _ = training.terms_of_logits(at, rows, data.tasks)
             (slopes,) = torch.autograd.grad(losses.sum(), at)
             with warnings.catch_warnings():
-                # torch warns of its own use of torch.jit.
+                # torch itself uses torch.jit, and warns of it.
                 warnings.filterwarnings("ignore", ".*torch.jit", DeprecationWarning)
                 changes = [jvp(logits, (values,), (along,))[1] for along in directions]
             found.append(torch.stack([(slopes * c).sum(1) for c in changes], 1).detach())

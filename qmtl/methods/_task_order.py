@@ -31,10 +31,9 @@ class TaskGraph:
 
     Attributes:
         names: names of the tasks, in the order of the data.
-        weights: matrix (tasks, tasks), symmetric, in [0, 1], 0 without an edge and on the diagonal:
-            the absolute partial correlation of two tasks' labels. For tasks with several columns,
-            such as classes, it is the largest singular value of their matrix of partial
-            correlations.
+        weights: symmetric matrix (tasks, tasks) in [0, 1], 0 without an edge and on the diagonal.
+            A weight is the absolute partial correlation of two tasks' labels; for tasks with
+            several columns, such as classes, the largest singular value of these correlations.
         alpha: the graphical lasso's penalty, chosen by cross-validation; NaN for a single task.
     """
 

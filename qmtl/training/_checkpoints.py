@@ -69,8 +69,8 @@ def best_checkpoint(folder: Path, monitor: str, others: Sequence[Callback] = ())
 class AtomicCheckpoints(TorchCheckpointIO):
     """Writes a checkpoint to a new file beside the old one, and then renames it.
 
-    Lightning writes to the folder for temporary files. If that is on another file system, a kill or
-    a full disk would leave the last good checkpoint in pieces.
+    Lightning writes to the system's temporary folder first. If this is another file system, a kill
+    or a full disk can damage the last good checkpoint.
     """
 
     def save_checkpoint(

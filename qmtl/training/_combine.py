@@ -14,7 +14,7 @@ from qmtl.errors import InvalidInputError, ModelFileError, missing_extra, unknow
 from qmtl.training._settings import TrainingSettings
 
 # Options without a default in TorchJD. CAGrad: the middle of the paper's range. FairGrad: the
-# proportional fairness of its paper. COSMOS, PBI, STCH: values from their papers' examples.
+# paper's proportional fairness. COSMOS, PBI, STCH: values of their papers' examples.
 DEFAULTS: dict[str, dict[str, Any]] = {
     "CAGrad": {"c": 0.5},
     "COSMOS": {"lambda_": 1.0},
@@ -244,9 +244,9 @@ def is_sum(combiner: Any) -> bool:
 
 
 def scalarize(combiner: Any, losses: Tensor, present: Tensor | None, last: Tensor) -> Tensor:
-    """Return a scalarizer's value for the losses of the tasks that are present, (present,).
+    """Return a scalarizer's value for the `losses` of the `present` tasks, shape (present,).
 
-    A scalarizer that keeps state from step to step sees the `last` loss of an absent task.
+    For an absent task, a scalarizer that keeps state from step to step gets the `last` loss.
     """
     if present is not None and is_sum(combiner):
         ((name, vector),) = combiner.named_parameters()

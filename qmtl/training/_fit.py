@@ -238,8 +238,7 @@ def _checked(
 def _check_parameters(model: MultiTaskModel) -> None:
     if torch.is_inference_mode_enabled() or any(p.is_inference() for p in model.parameters()):
         raise InvalidInputError(
-            "nothing can be trained in torch.inference_mode(), or made there: make and train the "
-            "model outside of it"
+            "a model cannot be made or trained in torch.inference_mode(); make and train it outside"
         )
     meta = [name for name, p in model.named_parameters() if p.is_meta]
     if meta:

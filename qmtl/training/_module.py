@@ -289,7 +289,6 @@ class MultiTaskModule(pl.LightningModule):
             )
 
     def _gather(self, present: Tensor | None) -> None:
-        """Add the gradients of a batch to the accumulated ones."""
         pairs = zip_longest(self._waiting, [p.grad for p in self._stepped])
         self._waiting = [a if b is None else b if a is None else a + b for a, b in pairs]
         mask = self.trained.mask(present, self.device)
@@ -351,7 +350,6 @@ class MultiTaskModule(pl.LightningModule):
         self._validation.append((logits, batch.targets, batch.sample_weight))
 
     def on_validation_epoch_end(self) -> None:
-        """Compute losses and metrics of the validation split."""
         if self.trainer.sanity_checking:  # a few batches, before the first epoch
             self._validation = []
             return
@@ -359,11 +357,9 @@ class MultiTaskModule(pl.LightningModule):
         self._log_scores("validation")
 
     def test_step(self, batch: Batch, batch_index: int) -> None:
-        """Keep logits and targets, as `validation_step` does."""
         self.validation_step(batch, batch_index)
 
     def on_test_epoch_end(self) -> None:
-        """Compute losses and metrics of the test split."""
         self._log_scores("test")
 
     def _log_scores(self, split: str) -> None:
@@ -402,7 +398,6 @@ class MultiTaskModule(pl.LightningModule):
         return self.settings.model_dump(include={*SAME_SETTINGS, *self.settings.method_sections()})
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the combiner's state and the history."""
         checkpoint["qmtl"] = {
             "version": CHECKPOINT_VERSION,
             "settings": self._state_settings(),

@@ -23,7 +23,6 @@ Metrics = dict[str, dict[str, dict[str, float]]]
 
 # With more tasks, a reader cannot follow the lines, and a thick one shows their median.
 MOST_LINES = 12
-# Most rows of a notebook's table.
 MOST_ROWS = 60
 
 
@@ -209,7 +208,6 @@ def _lines(
 
 
 def _loss_curves(result: Result) -> Markup:
-    """Draw the loss curves of the train and validation splits side by side, if there are any."""
     from matplotlib.figure import Figure
 
     there = {row["split"] for row in result.history if row["metric"] == "loss"}

@@ -133,7 +133,7 @@ class TrainingSettings(MethodOptions):
         """`max_epochs`, which must not be None; see `for_rows`."""
         if self.max_epochs is None:
             raise InvalidInputError(
-                "max_epochs is None, which `qmtl.fit` replaces by a number; elsewhere give one"
+                "max_epochs is None; only `qmtl.fit` chooses a number, so give one here"
             )
         return self.max_epochs
 

@@ -38,7 +38,6 @@ class Places:
         return cls(group, task, place, size, (first, partners[first, which]))
 
     def to(self, device: torch.device) -> "Places":
-        """Return these places on another device."""
         group, task, place, first, second = (
             t.to(device) for t in (self.group, self.task, self.place, *self.same)
         )

@@ -57,7 +57,6 @@ class TrainingStep:
         self._sparse = embeddings if self.uses_jacobian or self._gradients else []
 
     def train(self, parameters: TrainedParameters) -> None:
-        """Set the parameters to train."""
         self.shared, self.own = parameters.shared, parameters.own
         self.jacobian: SharedJacobian | None = None
         if self.uses_jacobian:
