@@ -51,7 +51,7 @@ WHOLE_CONE = 3
 RATE_KEYS = ("readout", "initial", "entangler", "block_layers", "weight")
 XLABELS = {"wires": "wires n", "tasks": "tasks T"}
 Say = Callable[[str], None]
-# Title, study and entangler of a panel, and its number of block layers if that is fixed.
+# Title, study and entangler of a panel; its number of block layers, or None if they vary.
 Panel = tuple[str, str, str, int | None]
 
 

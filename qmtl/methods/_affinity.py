@@ -164,7 +164,7 @@ def affinity(
         model: the model.
         data: data whose tasks are among the model's.
         split: the split whose rows to use; those of ``validation`` were not trained on.
-        of: what is differentiated. ``"labels"``: the product of labels and logits,
+        of: the quantity to differentiate. ``"labels"``: the product of labels and logits,
             ``Σ (y - ȳ)·logit``, which shows how each task uses the encoder whenever it has learned
             something. ``"losses"``: the losses, which show whether tasks help or hinder each other
             in the next step. After convergence these gradients are only noise, so train for an
@@ -174,8 +174,8 @@ def affinity(
             choice with a frozen encoder. A pair's cosine leaves out variables that only one of the
             two tasks depends on, such as features outside the other's light cone.
         n_bootstrap: number of resamples of the rows, for the intervals.
-        n_blocks: number of random blocks of rows that are resampled, so that one gradient per block
-            is enough; with fewer rows, each row is a block.
+        n_blocks: number of random blocks of rows. Resampling blocks needs only one gradient per
+            block; with fewer rows, each row is a block.
         seed: seed of blocks, resamples and sketches.
 
     Raises:

@@ -48,7 +48,7 @@ class LossesOfRows:
         """Return each task's ``-Σ (y - ȳ)·logit`` over these rows and its outputs, (tasks,).
 
         Here y is 0 or 1 for a class or a label, a standardised target for a regression, and ȳ its
-        mean over the split. Where the task is learned, only the loss's gradient vanishes.
+        mean over the split. Unlike the loss's, its gradient does not vanish for a learned task.
         """
         logits = self.model.logits(features, [task.name for task in tasks])
         parts = logits.split([task.n_outputs for task in tasks], dim=1)

@@ -38,7 +38,7 @@ class Interpolation(MethodSection):
 
     With λ = 1 this is the task i itself. In the paper each task has its own adapted network; in
     qmtl, the mixture has the mixed logits of both tasks. Its loss is the mixture of the losses for
-    the two labels, which has the same gradient for cross-entropies and squared errors.
+    the two labels. For cross-entropies and squared errors, it has the gradient for mixed labels.
 
     A task without another of its kind and number of outputs is trained as usual. Disjoint data need
     an aggregator, because then a step has rows of several tasks.

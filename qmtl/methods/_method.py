@@ -46,7 +46,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class TaskLosses:
-    """The losses of a batch, and what they were computed from.
+    """The losses of a batch, with the tensors from which they were computed.
 
     A loss is a mean over the labels of all processes. Its value is global and its gradient local,
     so that the sum of all processes' gradients is the gradient of the mean.

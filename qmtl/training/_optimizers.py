@@ -22,7 +22,7 @@ class TrainedParameters:
     Attributes:
         shared: parameters that several of these tasks depend on.
         own: parameters whose entries each belong to one task, and the `further` ones.
-        further: the `further` parameters, which are the last of `own`.
+        further: the `further` parameters, at the end of `own`.
         row_of: the optimiser's row of each entry along a parameter's first axis: a task's row, a
             row that is never stepped, or a row that is always stepped.
 
@@ -124,7 +124,7 @@ class _ByRow(torch.optim.Optimizer):
     def step(  # type: ignore[override]
         self, closure: Callable[[], float] | None = None, present: Tensor | None = None
     ) -> float | None:
-        """Step the rows that are `present`, bool (rows,), which have a gradient; None for all."""
+        """Step all rows, or those that are `present`, bool (rows,), of parameters with a gradient."""
         loss = None
         if closure is not None:
             with torch.enable_grad():

@@ -84,7 +84,7 @@ class TrainingStep:
         return self._losses(batch, rows=False, only=only)
 
     def losses(self, batch: Batch) -> TaskLosses:
-        """Return the losses that a step combines, and what their Jacobian is computed from."""
+        """Return the losses that a step combines, with the tensors for their Jacobian."""
         found = self._losses(batch, rows=self._plain)
         for method in self._change:
             found = method.losses(found, self)
@@ -165,7 +165,7 @@ class TrainingStep:
         return logits
 
     def _logits(self, batch: Batch, *, rows: bool) -> tuple[Tensor, Tensor | None, Any]:
-        """Return joined logits, features, and what the Jacobian's rows are computed from."""
+        """Return joined logits, features, and the tensors for the Jacobian's rows."""
         inputs = self._inputs(batch)
         if rows and self.jacobian is not None and self.jacobian.n_groups is not None:
             kept = self.jacobian.forward(inputs)
