@@ -35,7 +35,7 @@ from qmtl.experiments._sweep import (
 from qmtl.tasks import METRICS, metric_names
 from qmtl.training import LOWER_IS_BETTER
 
-# Keys of [data] with paths, whose content is part of `fingerprint`.
+# Paths in [data]: the key hashes their content, by `fingerprint`, and not their names.
 PATHS = ("path", "text_model", "images", "audio", "visual")
 
 
@@ -53,7 +53,7 @@ class BenchCell(Cell):
     def depends_on(self) -> Any:
         """Return the recipe without keys that do not change the result, such as the data's folders.
 
-        Unset keys are left out, so that a key added by a later version does not invalidate cells.
+        Unset keys are left out: a key that a later version adds must not invalidate cells.
         """
         irrelevant = {"name", "compare", "logging", "bench"}
         content = self.recipe.model_dump(mode="json", exclude_none=True, exclude=irrelevant)
@@ -91,7 +91,7 @@ def _with_files(content: Any) -> Any:
         return {key: _with_files(value) for key, value in content.items()}
     if isinstance(content, list):
         return [_with_files(value) for value in content]
-    # A file without a suffix may have the name of a head or of an activation.
+    # Without a suffix, the text may be the name of a head or an activation and of a file.
     if isinstance(content, str) and Path(content).suffix and Path(content).is_file():
         return hashlib.sha256(Path(content).read_bytes()).hexdigest()
     return content
@@ -116,7 +116,7 @@ def cell_of(recipe: Recipe, head: str, seed: int, setting: Setting, data: str) -
 
 
 def cell_data(recipe: Recipe, seed: int) -> MultiTaskData:
-    """Return a recipe's data for a seed, which also shuffles the tasks if the recipe says so.
+    """Return a recipe's data for a seed; shuffle the tasks by the seed if the recipe requests it.
 
     Tasks that predict probabilities also get the calibration error (``ece``) as their last metric.
     """
@@ -129,7 +129,7 @@ def cell_data(recipe: Recipe, seed: int) -> MultiTaskData:
     return in_order(recipe, data)
 
 
-# The cells of one seed come one after another and share their data.
+# The cells of one seed run one after another and share their data.
 @lru_cache(maxsize=1)
 def _load(recipe: str) -> MultiTaskData:
     data = build_data(Recipe.model_validate_json(recipe))
@@ -150,12 +150,12 @@ def bench(
     validation splits of the first seeds; the other seeds run with the chosen setting only. Cells
     with a result in the folder are not run again.
 
-    Results go to the subfolder ``cells`` of `out`. For `workers` (by default the processes of this
-    machine) and `report` see `run_cells`.
+    Results go to the subfolder ``cells`` of `out`. For `report` and `workers` (by default processes
+    on this machine) see `run_cells`.
 
     Raises:
-        InvalidInputError: for an error that every cell would have: an unknown key of the grid, a
-            head that cannot be built, or a main metric that is an error.
+        InvalidInputError: for a mistake that every cell shares: an unknown key of the grid, a head
+            that cannot be built, or a main metric for which lower is better.
 
     Example:
         >>> import tempfile
@@ -188,7 +188,7 @@ def bench(
     for head, by_setting in cells.items():
         check_rival(by_setting[-1][0].recipe, data, head)
     probes = cells_of(PROBE, {}) if section.probe else []
-    # The cells of one seed come one after another and share their data.
+    # The cells of one seed run one after another and share their data.
     first = [own for by_setting in cells.values() for own in by_setting]
     search: list[BenchCell] = []
     for number in range(section.seeds):

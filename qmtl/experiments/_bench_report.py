@@ -30,7 +30,7 @@ Row = dict[str, Any]
 def write_bench(summary: BenchSummary, recipe: Recipe, folder: Path) -> None:
     """Write the tables as Markdown and CSV, the plots and the resolved recipe into a folder.
 
-    Those of an earlier benchmark in the folder go, also if this one has none of their kind.
+    This function first removes tables and plots of an earlier benchmark from the folder.
     """
     for name in ("summary.csv", "metrics.csv", "seeds.csv", SCORES, FOREST):
         (folder / name).unlink(missing_ok=True)
@@ -64,7 +64,7 @@ def show_bench(summary: BenchSummary, console: "Console") -> None:
 
 
 def verdict(summary: BenchSummary) -> list[str]:
-    """Say the result of the comparison in one sentence per head; empty without the reference."""
+    """Return one sentence per head that compares it with the reference; empty without it."""
     n = len(summary.tasks)
     scored = sum(summary.has_score(task) for task in summary.tasks)
     over = "" if n == 1 else f", mean over {n if scored == n else f'{scored} of {n}'} tasks"
@@ -94,7 +94,7 @@ def _side(difference: float) -> str:
 
 
 def as_markdown(summary: BenchSummary, recipe: Recipe) -> str:
-    """Write the report: heads, tasks, further metrics, failures, and the method."""
+    """Return the report: heads, tasks, further metrics, failures, and the method."""
     tables: dict[str, Any] = {}
     if summary.heads:
         tables = {
@@ -155,7 +155,7 @@ def _task_rows(summary: BenchSummary) -> list[Row]:
 
 
 def _below_the_floor(summary: BenchSummary) -> list[str]:
-    """List tasks on which a head does not beat the constant prediction, but the probe does."""
+    """Return tasks on which a head does not beat the constant prediction, but the probe does."""
     probe, found = summary.probe, []
     if probe is None:
         return []
@@ -191,7 +191,7 @@ def _p(value: float) -> str:
 
 
 def summary_csv(summary: BenchSummary) -> str:
-    """Write one row per head, in full precision."""
+    """Return one row per head, in full precision."""
     comparisons, transfer = summary.compare(), summary.transfer()
     rows = []
     for scores in summary.heads:
@@ -223,7 +223,7 @@ def summary_csv(summary: BenchSummary) -> str:
 
 
 def metrics_csv(summary: BenchSummary) -> str:
-    """Write one row per head, task and metric: mean and interval of the test scores."""
+    """Return one row per head, task and metric: mean and interval of the test scores."""
     return as_csv(
         {
             "head": scores.head,
@@ -241,7 +241,7 @@ def metrics_csv(summary: BenchSummary) -> str:
 
 
 def seeds_csv(summary: BenchSummary) -> str:
-    """Write one row per head, task, metric and seed, for further statistics."""
+    """Return one row per head, task, metric and seed, for further statistics."""
     return as_csv(
         {"head": scores.head, "task": task, "metric": metric, "seed": seed, "test": value}
         for scores in summary.columns
@@ -287,7 +287,7 @@ def plot_score_against_parameters(summary: BenchSummary, ax: "Axes") -> "Axes":
 def plot_forest(summary: BenchSummary, task: str | None, ax: "Axes") -> "Axes":
     """Plot each head's difference from the reference, with 95% intervals, paired by seed.
 
-    The differences are those on a task, or of the mean over tasks if it is None.
+    With `task` None, the differences are those of the mean over tasks.
     """
     if task is None:
         tests = {head: comparison.test for head, comparison in summary.compare().items()}
@@ -314,7 +314,7 @@ def plot_forest(summary: BenchSummary, task: str | None, ax: "Axes") -> "Axes":
 
 
 def write_plots(summary: BenchSummary, folder: Path) -> list[Path]:
-    """Write the plots as PNG files to a folder; no forest plot without the reference."""
+    """Write the plots as PNG files; without the reference, there is no forest plot."""
     figures = {}
     if summary.heads:
         scores = partial(plot_score_against_parameters, summary)

@@ -13,13 +13,13 @@ from qmtl.experiments._statistics import Estimate, PairedTest, delta_m, estimate
 from qmtl.experiments._sweep import Failure
 
 REFERENCE = "linear"
-"""The head that the others are tested against: dense linear heads, hard parameter sharing."""
+"""The head that others are tested against: dense linear heads with hard parameter sharing."""
 UNSCALED = ("mse", "mae")
-"""Metrics in the units of the targets, which are not given times 100."""
+"""Metrics in the units of the targets, which are not multiplied by 100."""
 CORRELATIONS = ("pearson", "spearman")
 """Metrics that are undefined for a constant prediction."""
 Setting = dict[str, Any]
-"""Recipe key to value: one point of the grid."""
+"""One point of the grid: values by recipe key."""
 
 
 @dataclass(frozen=True)
@@ -31,15 +31,15 @@ class CellResult(Trained):
     environment: dict[str, Any]
 
     def main(self, split: Literal["validation", "test"]) -> dict[str, float]:
-        """Return each task's main metric on a split, to take their mean.
+        """Return each task's main metric on a split, to average over tasks.
 
-        A constant prediction has no correlation with anything. It counts as 0, because leaving the
-        task out would raise the mean of a head that learned nothing.
+        For a constant prediction, a correlation is undefined. It counts as 0: without it, a head
+        that learned nothing on a task would have a higher mean.
         """
         found = {}
         for task, name in self.main_metrics.items():
             own = self.metrics[split][task]
-            # R² is undefined where the targets are constant; then no head can have a correlation.
+            # With constant targets, R² is undefined, and so is every head's correlation.
             is_constant = name in CORRELATIONS and not math.isnan(own.get("r2", 0.0))
             found[task] = 0.0 if is_constant and math.isnan(own[name]) else own[name]
         return found
@@ -64,7 +64,7 @@ class HeadScores:
 
     @cached_property
     def some(self) -> CellResult:
-        """Any one of the results, for values that are the same in all."""
+        """The first result that exists, for values that are equal in all results."""
         return next(result for result in self.results if result is not None)
 
     @property
@@ -74,13 +74,13 @@ class HeadScores:
         return {task: [m for m in found[task] if m != "loss"] for task in self.some.main_metrics}
 
     def scores(self, task: str, metric: str | None = None) -> list[float]:
-        """Return a metric of a task, by default the main one. Errors keep their units."""
+        """Return a metric of a task, by default the main one; times 100 except for `UNSCALED`."""
         name = metric or self.some.main_metrics[task]
         factor = 1 if name in UNSCALED else 100
         return self._each(lambda result: factor * result.metrics["test"][task][name])
 
     def means(self) -> list[float]:
-        """Return each seed's main metric as a mean over the tasks that have one."""
+        """Return each seed's mean main metric over the tasks for which it is defined."""
         return self._each(lambda result: 100 * mean_score(result.main("test").values()))
 
     def baseline(self, task: str) -> list[float]:
@@ -89,7 +89,7 @@ class HeadScores:
         return self._each(lambda result: 100 * result.baselines["test"][task][name])
 
     def calibration(self) -> list[float]:
-        """Return the expected calibration error's mean over the tasks that have one, times 100."""
+        """Return each seed's mean expected calibration error over tasks with one, times 100."""
 
         def mean(result: CellResult) -> float:
             return 100 * mean_score(
@@ -139,7 +139,7 @@ class BenchSummary:
 
     @property
     def tasks(self) -> dict[str, str]:
-        """The main metric of each task, sorted by task name, since each seed has another order."""
+        """The main metric of each task, sorted by name because seeds differ in the tasks' order."""
         return dict(sorted(self.heads[0].some.main_metrics.items())) if self.heads else {}
 
     @property
@@ -152,11 +152,11 @@ class BenchSummary:
         return any(not math.isnan(v) for scores in self.heads for v in scores.scores(task))
 
     def head(self, name: str) -> HeadScores | None:
-        """Return a head's scores; None if there are none."""
+        """Return the scores of the head with this name, or None."""
         return next((scores for scores in self.heads if scores.head == name), None)
 
     def compare(self) -> dict[str, Comparison]:
-        """Compare every other head with the reference, by the mean over tasks; empty without it."""
+        """Compare every other head with the reference, by the mean over tasks."""
         tests = self._tests(HeadScores.means)
         corrected = holm({head: test.t_test for head, test in tests.items()})
         return {head: Comparison(test, corrected[head]) for head, test in tests.items()}
@@ -175,8 +175,8 @@ class BenchSummary:
     def transfer(self) -> dict[str, Estimate]:
         """Return Δm of every head relative to single-task models, in percent; empty without them.
 
-        Each seed is compared with the single-task models' mean over seeds, so that no seed divides
-        by a single small score.
+        The reference is the single-task models' mean over seeds, because a single seed's score may
+        be close to zero.
         """
         single = self.head(SINGLE_TASK)
         if single is None:
@@ -197,8 +197,8 @@ class BenchSummary:
 def choose_setting(results: Sequence[Sequence[CellResult | None]]) -> int | None:
     """Return the number of the setting with the best mean of the main validation metrics.
 
-    The mean is over seeds and tasks. A single setting is chosen in any case, of equally good ones
-    the first; of several, those with a failed cell (None) cannot be chosen.
+    The mean is over seeds and tasks. Among equally good settings, the first is chosen. A setting
+    with a failed cell (None) is chosen only if it is the only setting.
     """
     if len(results) == 1:
         return 0

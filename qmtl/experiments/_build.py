@@ -28,7 +28,7 @@ PROBE = "linear-probe"
 
 
 def build_data(recipe: Recipe) -> MultiTaskData:
-    """Load the recipe's data, split, with the recipe's class weights, metrics and task order.
+    """Load the recipe's data and splits, with its class weights, metrics and task order.
 
     Example:
         >>> from qmtl.experiments import read_recipe
@@ -54,7 +54,7 @@ def build_data(recipe: Recipe) -> MultiTaskData:
 
 
 def in_order(recipe: Recipe, data: MultiTaskData) -> MultiTaskData:
-    """Return the data with its tasks in the order of their graph, if the recipe requests this."""
+    """Return the data; if the recipe requests it, with tasks in the order of their graph."""
     if recipe.circuit.task_order is None:
         return data
     from qmtl.methods import task_order
@@ -130,7 +130,7 @@ def with_noise(
     if not isinstance(simulator, LightConeSimulator):
         raise RecipeError(
             f"training.noise and training.shots need head.simulator 'lightcone', got "
-            f"{options.simulator!r}; a PennyLane device has noise and shots of its own"
+            f"{options.simulator!r}; for a PennyLane device, set noise and shots of the device"
         )
     if training.noise is not None:
         simulator = NoisySimulator(training.noise.device_noise(circuit.n_wires))

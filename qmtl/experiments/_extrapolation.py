@@ -19,10 +19,11 @@ def extrapolated(
 ) -> Tensor:
     """Estimate values without noise from values at distinct, positive strengths, (scales, ...).
 
-    ``"richardson"`` is the polynomial through all points, ``"linear"`` the least-squares line, and
-    ``"exponential"`` a decay to `floor` (0 for Z-strings, 2^-k for probabilities): the line through
-    the logarithms, or the plain line if values are on both sides of the floor, or on it. See Temme,
-    Bravyi and Gambetta, arXiv:1612.02058; Giurgica-Tiron et al., arXiv:2005.10921.
+    ``"richardson"`` is the polynomial through all points, ``"linear"`` the least-squares line.
+    ``"exponential"`` is a decay to `floor` (0 for Z-strings, 2^-k for probabilities), fitted by a
+    line through logarithms; it falls back to ``"linear"`` unless all values are above the floor or
+    all are below. See Temme, Bravyi and Gambetta, arXiv:1612.02058; Giurgica-Tiron et al.,
+    arXiv:2005.10921.
     """
     if method not in METHODS:
         raise unknown_name("extrapolation method", method, METHODS)

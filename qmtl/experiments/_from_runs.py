@@ -1,4 +1,4 @@
-"""What is made from finished runs: run directories of other models, gradient affinities."""
+"""Make run directories of new models, and gradient affinities, from finished runs."""
 
 import shutil
 from collections.abc import Mapping, Sequence
@@ -20,11 +20,10 @@ KINDS = (".csv", ".png", ".svg", ".pdf")
 def write_derived(
     folder: Path, runs: Sequence[Run], model: MultiTaskModel, about: Mapping[str, Any]
 ) -> Run:
-    """Write a model made from runs as a run directory that every command can read.
+    """Write a model made from `runs` as a run directory that every command can read.
 
-    The recipe and the curves are those of the first run. The metrics are those of all runs, task by
-    task; if several runs have a task, those of the first. `about` holds further keys for
-    ``results.json``, which say how the model was made.
+    Recipe and curves come from the first run. Each task's metrics come from the first run with the
+    task. `about` holds further keys for ``results.json``, which say how the model was made.
     """
     first = runs[0]
     for name in ("metrics.csv", "inputs.json"):
@@ -33,7 +32,7 @@ def write_derived(
     write_recipe(folder, first.recipe)
     write_json(folder / "environment.json", machine() | {"made_of": [str(r.path) for r in runs]})
     model.save(folder / "model")
-    # What describes the first run's encoder or rivals does not describe the new model.
+    # These results are of the first run's encoder and rivals, and not of the new model.
     results = {k: v for k, v in first.results.items() if k not in ("utilisation", "collapse")}
     results |= {"parameters": count_parameters(model), "rivals": {}}
     for key in ("metrics", "baselines"):
@@ -55,7 +54,7 @@ def run_affinity(
 ) -> "Affinity":
     """Call `qmtl.methods.affinity` for a run's model and a split of its data.
 
-    With `epochs`, the run's recipe is trained anew for so many before gradients are compared.
+    With `epochs`, a new model is first trained by the run's recipe for this many epochs.
 
     Raises:
         InvalidInputError: for an unknown split, or less than one epoch.

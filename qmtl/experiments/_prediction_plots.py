@@ -73,7 +73,7 @@ def plot_roc(task: Task, predictions: Tensor, targets: Tensor, ax: "Axes") -> "A
     """Plot true against false positive rate of a binary or multilabel task, with areas.
 
     A multilabel task has a curve for each label with both classes, at most for the twelve labels
-    with the most positives. Arguments and errors are those of `plot_confusion`.
+    with the most positives. For arguments and errors see `plot_confusion`.
 
     Example:
         >>> import torch
@@ -98,7 +98,7 @@ def plot_roc(task: Task, predictions: Tensor, targets: Tensor, ax: "Axes") -> "A
         area = f"{float(np.diff(false) @ (true[1:] + true[:-1])) / 2:.3f}"
         name = f"{plain(class_labels(task)[i])} {area}"
         label = f"AUROC {area}" if task.kind == "binary" else name
-        # Straight between thresholds: rows with equal scores are a diagonal, as in the area.
+        # Lines join thresholds directly: rows with equal scores make a diagonal, as in the area.
         ax.plot(false, true, label=label, **line_look(number) | {"marker": ""})
     ax.plot([0, 1], [0, 1], color="0.5", linewidth=0.8, linestyle=":")
     ax.set_aspect("equal")
@@ -114,10 +114,10 @@ def plot_roc(task: Task, predictions: Tensor, targets: Tensor, ax: "Axes") -> "A
 def plot_calibration(
     task: Task, predictions: Tensor, targets: Tensor, ax: "Axes", *, bins: int = 10
 ) -> "Axes":
-    """Plot how often predictions are right against their predicted probability, in bins.
+    """Plot, in bins, how often predictions are right against their predicted probability.
 
-    The `bins` have equal width over the probabilities that the predicted class can have. Other
-    arguments and errors are those of `plot_confusion`.
+    The `bins` have equal widths, from the smallest probability of a predicted class to 1. For other
+    arguments and errors see `plot_confusion`.
 
     Example:
         >>> import torch
@@ -153,8 +153,8 @@ def plot_regression(
 ) -> "Axes":
     """Plot predictions of a regression task against targets, with the line of zero error.
 
-    `target` is the index of the target if there are several; other arguments and errors are those
-    of `plot_confusion`. Of more than 2,000 rows, 2,000 evenly spaced ones are drawn.
+    `target` is the index of the target if there are several; for other arguments and errors see
+    `plot_confusion`. With more than 2,000 rows, at most 2,000 evenly spaced ones are drawn.
 
     Example:
         >>> import torch
@@ -236,7 +236,7 @@ def _labelled(task: Task, targets: Tensor) -> Tensor:
 
 
 def _rates(truth: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the false and true positive rates; importing scikit-learn for them takes 1 s."""
+    """Return false and true positive rates without scikit-learn, whose import takes 1 s."""
     order = np.argsort(-scores, kind="stable")
     ends = np.flatnonzero(np.diff(scores[order], append=-np.inf))  # the last row of each score
     true, false = (np.append(0, np.cumsum(hits[order])[ends]) for hits in (truth, ~truth))

@@ -40,11 +40,11 @@ class NoiseSection(Section):
     Attributes:
         file: a file that `DeviceNoise.save` wrote.
         backend: name of a fake IBM backend, such as ``fake_fez``.
-        relaxation: (backend) whether wires relax, during gates and while they wait; if not, gates
+        relaxation: (backend) whether wires relax during gates and idle times; if not, gates
             depolarise by their reported error.
         one_qubit, two_qubit: probabilities of an error after a gate on one and on two wires.
-        readout: probability that a bit is read wrongly.
-        scale: factor by which the noise is stronger.
+        readout: probability of a readout error of one bit.
+        scale: factor on the strength of the noise.
     """
 
     file: RecipePath | None = None
@@ -94,8 +94,8 @@ class TrainingSection(TrainingSettings):
         noise: noise of the head's circuit, in training and evaluation: a table, see `NoiseSection`,
             or the name of a file (``"noise.json"``) or backend (``"fake_fez"``). Heads without a
             circuit ignore it.
-        shots: number of measurements per sample; None for exact values. `seed` determines them, and
-            each step has new ones.
+        shots: number of measurements per sample; None for exact values. Each step draws new ones
+            from `seed`.
     """
 
     noise: Annotated[NoiseSection | None, BeforeValidator(_from_text)] = None
@@ -103,7 +103,7 @@ class TrainingSection(TrainingSettings):
 
 
 def _design(value: str, info: ValidationInfo) -> str:
-    # A folder beside the recipe may have the name of a design.
+    # A design's name wins over a folder of this name beside the recipe.
     return value if value in list_designs() else absolute_if_there(value, info)
 
 
@@ -129,8 +129,8 @@ class BenchSection(Section):
         heads: types of heads, or ``single-task``, each trained on every seed.
         seeds: number of seeds; seed ``s`` is used for data, encoder, head and training.
         first_seed: the first seed.
-        search_seeds: number of seeds, from the first, on whose validation splits each head's
-            setting is chosen; the other seeds run with the chosen setting only.
+        search_seeds: number of first seeds, whose validation splits choose each head's setting;
+            the other seeds run with the chosen setting only.
         shuffle_tasks: whether the seed also shuffles the tasks (neighbours share light cones).
         probe: whether to fit a linear probe to the encoder's inputs, as a lower bound.
         grid: recipe key to values; every head tries every combination of them.
@@ -161,7 +161,7 @@ class Recipe(Section):
         data, encoder: sections of the data set and of the classical encoder.
         head: section of the head: quantum, or a rival.
         circuit: see `CircuitSection`. Its number of features is the encoder's output width, also
-            for linear heads except those of a fixed width.
+            for linear heads, except for heads of a fixed width.
         training: see `TrainingSettings`, and `TrainingSection` for noise and shots.
         logging: see `LoggingSection`.
         compare: further heads to train on the same encoder, splits and seeds, for the table.
@@ -210,9 +210,9 @@ class Recipe(Section):
         return dict(flatten(self.model_dump(mode="json", exclude_none=True)))
 
     def as_toml(self, *, unset_keys: bool = True) -> str:
-        """Write the resolved recipe, defaults included; reading it back gives an equal recipe.
+        """Return the resolved recipe with all defaults as TOML; reading it gives an equal recipe.
 
-        An unset key is a comment, ``# rank =``, or left out if `unset_keys` is False.
+        An unset key is a comment, such as ``# rank =``; with `unset_keys` False it is left out.
         """
         import tomli_w
 
@@ -236,7 +236,7 @@ def flatten(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
 
 
 def _all_unset(section: Section, table: str = "") -> Iterator[tuple[str, list[str]]]:
-    """Yield the name of each table, nested ones included, with its unset keys."""
+    """Yield the name of each table, including nested ones, with its unset keys."""
     yield table, [key for key, value in section if value is None]
     for key, value in section:
         if isinstance(value, Section):
@@ -253,7 +253,7 @@ def recipe_from(
     """
     seed = content.get("seed")
     if seed is not None:
-        # A section that is not a table gets its own error.
+        # Pydantic reports a section that is not a table.
         tables = {key.split(".")[0]: content.get(key.split(".")[0], {}) for key in SEED_KEYS}
         own = {k: {"seed": seed} | dict(t) for k, t in tables.items() if isinstance(t, Mapping)}
         content = {**content, **own}
@@ -299,8 +299,8 @@ def read_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
         overrides: texts ``"section.key=value"`` with a TOML value; text needs no quotes.
 
     Raises:
-        RecipeError: for a file that is missing, a table or not TOML, an unknown key (the error
-            names the nearest valid one), or a value that does not fit.
+        RecipeError: for a missing file, a data table, invalid TOML, an unknown key (the error names
+            the nearest valid one), or a value that does not fit.
 
     Example:
         >>> read_recipe("digits", ["training.seed=3"]).training.seed

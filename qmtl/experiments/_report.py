@@ -1,4 +1,4 @@
-"""The report of one or several runs: one HTML file that fetches nothing and runs no script."""
+"""The report of runs: one HTML file without scripts, which loads nothing from elsewhere."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -44,13 +44,13 @@ if TYPE_CHECKING:
 MOST_TASKS = 24
 MOST_HARDWARE_ROWS = 60
 MOST_TARGETS = 6
-# Inches; two or three figures fit side by side on a screen, one on a telephone. A long legend
-# below the axes needs a tall one.
+# In inches: two or three figures fit side by side on a screen, and one on a telephone. A tall
+# figure has space for a long legend below the axes.
 WIDE, SQUARE, TALL = (4.6, 3.4), (3.3, 3.1), (3.3, 4.6)
 
 
 def write_report(paths: Sequence[str | Path], out: str | Path) -> Path:
-    """Write the report of finished runs, side by side, as one HTML file; return its path.
+    """Write the report of finished runs, side by side, as one HTML file; return the file's path.
 
     An existing file is replaced.
 
@@ -107,7 +107,7 @@ class Part:
 def _predictions(
     runs: Sequence[RunContent], tasks: Sequence[Task]
 ) -> dict[str, dict[str, list[Markup]]]:
-    """Return figures for each task's title and each run's label."""
+    """Return figures by the task's title and the run's label."""
     found = {
         f"{task.name} ({task.kind})": {
             content.label: list(prediction_figures(content.predictions[task.name], content.label))
@@ -226,7 +226,7 @@ def _on_one_scale(
 
 
 def prediction_figures(found: TaskPredictions, label: str) -> Iterator[Markup]:
-    """Yield all plots of a task's predictions that suit its kind and labels, for a run's label."""
+    """Yield the plots that suit a task's kind and labels; `label` is the run's."""
     task, targets = found.task, found.targets
     if targets is None:
         return
@@ -246,7 +246,7 @@ def prediction_figures(found: TaskPredictions, label: str) -> Iterator[Markup]:
             figure = panels([draw], 1, TALL if task.kind == "multilabel" else SQUARE)
             yield inline_svg(figure, f"{label}: {what} of {task.name}")
         except InvalidInputError:
-            # Labels of a single class, or no labels: there is nothing to draw.
+            # Without labels, or with labels of a single class, a plot raises this error.
             continue
 
 
@@ -262,7 +262,7 @@ def noise_figures(tasks: Sequence[Task], found: Sequence[UnderNoise]) -> list[Ma
 
 
 def hardware_figure(record: Mapping[str, Any]) -> Markup | None:
-    """Plot measured against predicted values; return None without such numbers."""
+    """Plot measured against predicted values; return None if the record has none."""
     rows = [
         row
         for row in record.get("table", [])

@@ -21,11 +21,11 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class RunContent:
-    """A finished run with everything that a report shows of it; what the run lacks is empty.
+    """A finished run with all parts of its report; parts that the run lacks are empty.
 
-    The `label` is the run's name in the report, different for each. The `history` is that of
-    `Result.history`, and `predictions` are those on the test split. `noise` are metrics under noise
-    of each strength, and `noise_how` its settings; `hardware` are runs on a backend.
+    The `label` is the run's unique name in the report. The `history` has the rows of
+    `Result.history`; `predictions` are for the test split. `noise` holds metrics under noise of
+    each strength, and `noise_how` the noise's settings; `hardware` holds runs on a backend.
     """
 
     label: str
@@ -138,7 +138,7 @@ def _noise(folder: Path) -> tuple[tuple[UnderNoise, ...], Row]:
 
 
 def _side_by_side(name: str, columns: Mapping[str, Mapping[str, Any]]) -> list[dict[str, str]]:
-    """Return a row per key, which is in the column `name`, with the values in a column per run."""
+    """Return one row per key: the key in the column `name`, and a column of values per run."""
     keys = dict.fromkeys(key for own in columns.values() for key in own)
     return [
         {name: key}
@@ -176,11 +176,11 @@ def overview(
 ) -> list[dict[str, object]]:
     """Return a row per head: the mean of main metrics, and where the model is better or worse.
 
-    The mean is over tasks for which a larger main metric is better and defined; a row says how
-    many, if they are not as many as the model's. A single task gives no rows.
+    The mean is over tasks with a defined main metric for which larger is better. A row gives their
+    number if it differs from the model's. A single task gives no rows.
 
-    `metrics` are those of the model, by task and name: the main one is the first that is not
-    ``loss``. `others` are those of other heads, or of the constant prediction, by name.
+    `metrics` holds the model's metrics by task and name; the first that is not ``loss`` is the main
+    one. `others` holds metrics of other heads, or of the constant prediction, by head.
 
     Example:
         >>> rows = overview({"a": {"f1": 0.8}, "b": {"f1": 0.5}}, {"linear": {"a": {"f1": 0.7}}})
@@ -217,8 +217,8 @@ def metric_table(
 ) -> tuple[list[tuple[str, list[str]]], list[tuple[str, str, list[tuple[str, bool]]]]]:
     """Return metrics of models, rivals and constant predictions on a split.
 
-    First the runs' labels, each with the names of its columns; then a row per task and metric with
-    the cells of all columns: their text, and whether no head of any run is better.
+    The first list has each run's label with the names of its columns. The second has a row per task
+    and metric: for each column, the cell's text, and whether it has the best value of all heads.
     """
     columns: list[tuple[str, dict[str, Any]]] = []
     groups = []
@@ -239,7 +239,7 @@ def metric_table(
 
 
 def _wanted(columns: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str], None]:
-    """Return the pairs of a task and a metric that some column has, in order."""
+    """Return the pairs of task and metric that occur in any column, in order."""
     return dict.fromkeys(
         (task, metric)
         for metrics in columns
@@ -277,7 +277,7 @@ def environment_rows(runs: Sequence[RunContent]) -> list[dict[str, str]]:
 
 
 def hardware_metrics(record: Mapping[str, Any]) -> list[dict[str, object]]:
-    """Return metrics of the samples measured on a backend, and the simulator's on the same."""
+    """Return metrics on the samples that a backend measured: the backend's and the simulator's."""
     columns = record.get("metrics", {})
     return [
         {"task": task, "metric": metric}

@@ -28,12 +28,12 @@ Metrics = dict[str, dict[str, dict[str, float]]]
 
 @dataclass(frozen=True)
 class Trained:
-    """The result of training a head; for single-task models, of all together.
+    """The result of training a head, or all single-task models together.
 
-    Metrics and baselines (of the best constant prediction) are by split, task and name. Numbers of
-    parameters are of those that are trained. `best_epoch` is the kept one, counted from 1.
-    `step_seconds` is the median over steps; for single-task models on mixed batches it is the sum
-    over tasks, since each needs a step for the rows that other heads process in one.
+    Metrics and baselines (of the best constant prediction) are by split, task and name. Only
+    trained parameters are counted. `best_epoch` is the kept epoch, counted from 1. `step_seconds`
+    is the median over steps. For single-task models on mixed batches it is the sum over tasks,
+    because each model takes a step for rows that another head processes in one step.
     """
 
     metrics: Metrics
@@ -48,8 +48,8 @@ class Trained:
 def train_rival(recipe: Recipe, data: MultiTaskData, head: RivalType) -> Trained:
     """Train a head of this type on the recipe's encoder, data and settings.
 
-    ``single-task`` is an encoder and a head for each task alone, each trained on the rows with its
-    label and kept at its own best epoch.
+    ``single-task`` trains an encoder and a head for each task alone, on the rows with a label of
+    the task, and keeps each at its best epoch.
     """
     trained = [_train(*own) for own in _parts(recipe, data, head)]
     if head != SINGLE_TASK:
@@ -67,7 +67,7 @@ def train_rival(recipe: Recipe, data: MultiTaskData, head: RivalType) -> Trained
 
 
 def check_rival(recipe: Recipe, data: MultiTaskData, head: RivalType) -> None:
-    """Check, without training, that `train_rival` can train."""
+    """Raise, without training, the errors of `train_rival` for this recipe and head."""
     for model, own, settings in _parts(recipe, data, head):
         check_fit(model, own, settings)
         # A circuit that is too large to simulate raises an error on its first run.
@@ -94,7 +94,7 @@ def _parts(recipe: Recipe, data: MultiTaskData, head: RivalType) -> Iterator[Par
         if recipe.head.single_task == "quantum":
             built = build_head("quantum", circuit, options)
         else:
-            # The representation is as wide as the one that the other heads share.
+            # As many features as the other heads share.
             built = LinearHead([task], whole.n_features, seed=options.seed)
         columns = built.task_columns()
         given = EncoderInputs(own.train.inputs, built.n_features, own.modalities, columns)
@@ -103,7 +103,6 @@ def _parts(recipe: Recipe, data: MultiTaskData, head: RivalType) -> Iterator[Par
 
 
 def _alone(circuit: HeadCircuit, name: str) -> HeadCircuit:
-    """Return the circuit of one task alone."""
     register = circuit.registers[name]
     shared = circuit.layout == "shared"
     return HeadCircuit(
@@ -142,8 +141,8 @@ def linear_probe(data: MultiTaskData) -> Trained:
     """Fit logistic or ridge regression to the standardised inputs, one model for each task.
 
     Inputs are flattened. The strength of the L2 penalty is chosen among four, by the task's main
-    metric on the validation split. A column whose training labels have a single class is predicted
-    as that class. The result has no metrics on the train split, no epoch and no step time.
+    metric on the validation split. If a column has training labels of a single class, the probe
+    predicts this class. The result has no metrics on the train split, no epoch and no step time.
 
     Example:
         >>> from qmtl.data import digits
@@ -151,12 +150,12 @@ def linear_probe(data: MultiTaskData) -> Trained:
         >>> scores["test"]["parity"]["accuracy"] > 0.85
         True
     """
-    import sklearn.linear_model  # noqa: F401  (loads the libraries whose threads are limited)
+    import sklearn.linear_model  # noqa: F401  (threadpool_limits affects loaded libraries only)
     from threadpoolctl import threadpool_limits
 
     started = time.perf_counter()
     found: Metrics = {"validation": {}, "test": {}}
-    # Small fits: the threads of several libraries would wait for each other.
+    # In small fits, the threads of several libraries would wait for each other.
     with threadpool_limits(1):
         for task in data.tasks:
             for split, metrics in _probe_task(data, task).items():

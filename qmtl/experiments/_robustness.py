@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 NONE = "none"
 NoiseOf = Callable[[int], DeviceNoise]
-# What the study of untrained heads varies, one thing at a time; the others are as in `DESIGN`.
+# The study of untrained heads varies one of these keys at a time; `DESIGN` sets the others.
 STUDY: dict[str, tuple[Any, ...]] = {
     "tasks": (2, 4, 8, 16, 32, 64, 128),
     "encoding layers": (1, 2, 3),
@@ -50,8 +50,9 @@ DESIGN: dict[str, Any] = {
 class UnderNoise:
     """A model's metrics under noise of one strength, by task and name.
 
-    ``deviation`` is the root mean square, over samples and outputs, of the change of Z values or
-    probabilities by the noise. `method` is that of zero-noise extrapolation, or ``"none"``.
+    The metric ``deviation`` is the root mean square, over samples and outputs, of the change of Z
+    values or probabilities by the noise. `method` names the zero-noise extrapolation, or is
+    ``"none"``.
     """
 
     scale: float
@@ -78,12 +79,12 @@ def evaluate_under_noise(
     extrapolate: str | None = None,
     seed: int = 0,
 ) -> list[UnderNoise]:
-    """Evaluate a model under noise of several strengths; 1 is the noise as it is given.
+    """Evaluate a model under noise of several strengths; scale 1 is the given noise.
 
-    With `shots`, each sample is measured so often at each strength, by the `seed`; without, values
-    are exact. `extrapolate` is a method of zero-noise extrapolation (``richardson``, ``linear`` or
-    ``exponential``) from the scales of at least 1, which a device can reach; it adds an entry with
-    scale 1. The model itself does not change.
+    `shots` is the number of measurements per sample and strength, drawn from `seed`; None gives
+    exact values. `extrapolate` is a method of zero-noise extrapolation (``richardson``, ``linear``
+    or ``exponential``). It uses the scales of at least 1, which a device can reach, and adds an
+    entry with scale 1. The model does not change.
 
     Raises:
         InvalidInputError: for a head without a circuit, or fewer than two scales for the
@@ -145,7 +146,7 @@ class HeadRobustness:
     """The effect of noise on one untrained head, at random angles and initial weights.
 
     `deviation` is the root mean square of the change of Z values by the noise. `signal` is the
-    slope of the Z values under noise against those without, by least squares: the share left.
+    share of the signal that is left: the least-squares slope of noisy against exact Z values.
     """
 
     varied: str
@@ -197,8 +198,8 @@ def run_robustness(
 ) -> list[UnderNoise]:
     """Evaluate a run under noise; write ``noise.csv`` and ``noise.png``, and print a table.
 
-    ``noise.json`` in the same folder, which is created if needed, records the noise and settings.
-    For the arguments see `evaluate_under_noise`.
+    This function creates the folder `out` if needed, and records noise and settings there in
+    ``noise.json``. For the arguments see `evaluate_under_noise`.
     """
     run = Run.read(path)
     rows, model = run.load_data(split).splits[split], run.load_model()
@@ -232,7 +233,7 @@ def run_study(
 ) -> list[HeadRobustness]:
     """Study untrained heads of many shapes, at random angles; print a table.
 
-    Writes ``study.csv`` and ``study.png``. The study says what varies, one thing at a time.
+    Write ``study.csv`` and ``study.png``. For each key, `study` has the values to try.
     """
     found = [
         robustness(varied, value, noise, samples, seed)
@@ -304,7 +305,7 @@ def plot_signal(found: Sequence[HeadRobustness], varied: str, ax: "Axes") -> "Ax
         'tasks'
     """
     own = [one for one in found if one.varied == varied]
-    # Values are few and far apart, so they are drawn as labels at equal distances.
+    # As texts, the few and uneven values have equal distances on the axis.
     ax.plot([str(one.value) for one in own], [one.signal for one in own], marker="o")
     ax.set(xlabel=varied, ylabel="share of the signal left")
     return ax

@@ -1,4 +1,4 @@
-"""Train a recipe into a run directory, and continue a run."""
+"""Train a recipe in a run directory, and resume a run."""
 
 import os
 import time
@@ -34,14 +34,14 @@ CHANGEABLE = (
     "training.devices", "training.num_workers", "logging", "compare", "bench", "name",
 )  # fmt: skip
 FOLDER = "QMTL_RUN_DIRECTORY"
-# A run that resumes writes its logs anew; Lightning would number their folders.
+# A resumed run writes its logs anew in the same folder; Lightning would number new folders.
 IN_PLACE = {"csv": {"version": ""}, "tensorboard": {"version": ""}}
 
 
 def start_run(recipe: Recipe, path: str | Path | None = None, *, progress: bool = True) -> Run:
     """Train a recipe in a new run directory.
 
-    The path must not exist; None is ``runs/<name>-<time>``, followed by a number if that exists.
+    The path must not exist; None means ``runs/<name>-<time>``, with a number if this exists.
 
     Raises:
         RunDirectoryError: if the directory exists.
@@ -50,7 +50,7 @@ def start_run(recipe: Recipe, path: str | Path | None = None, *, progress: bool 
     from qmtl.training import check_fit, check_loggers, settings_for
 
     data = build_data(recipe)
-    # The run's recipe holds numbers instead of None, in case a later version chooses others.
+    # The run's recipe has numbers instead of None, because a later version may choose others.
     training = settings_for(recipe.training, data)
     recipe = recipe.model_copy(update={"training": training})
     model = build_model(recipe, data)
@@ -72,17 +72,15 @@ def start_run(recipe: Recipe, path: str | Path | None = None, *, progress: bool 
 
 
 def resume_run(path: str | Path, overrides: Sequence[str] = (), *, progress: bool = True) -> Run:
-    """Continue a run from its last checkpoint; a run that has trained all its epochs is only read.
+    """Continue a run from its last checkpoint; a run with all its epochs is only read.
 
-    Without overrides, the result is bit for bit that of a run that was not interrupted (on the same
-    kind of CPU).
-
+    Without overrides, the result on the same kind of CPU is bit for bit that of an unbroken run.
     Overrides are texts ``"training.KEY=value"`` for keys that may change within a run, such as the
     number of epochs or learning rates.
 
     Raises:
-        RunDirectoryError: if it is not a run directory, another process trains it, or a finished
-            run has no checkpoint to go on from.
+        RunDirectoryError: if `path` is not a run directory, another process trains the run, or a
+            finished run has no checkpoint.
         RecipeError: for an override of a key that cannot change within a run.
         ModelFileError: for a checkpoint that is damaged or belongs to another run.
     """
@@ -111,7 +109,7 @@ def resume_run(path: str | Path, overrides: Sequence[str] = (), *, progress: boo
     if overrides and is_first_process():
         for name in ("noise", "hardware"):
             if finished.is_file() and (folder / name).is_dir():
-                # Measurements of the model as it was, which a report would show of the new one.
+                # Without a new name, a report would show these as results of the new model.
                 ended = time.strftime("%Y%m%d-%H%M%S")
                 (folder / name).rename(folder / f"{name}-before-{ended}")
         # A run that continues has no results until it ends.
@@ -146,9 +144,9 @@ def _train(
     # In a distributed run, only the first process keeps the logs.
     names = recipe.logging.loggers if is_first_process() else []
     if recipe.training.devices > 1:
-        # The other processes start with the same command line and find the folder in this variable.
+        # The other processes have the same command line, and read the folder from this variable.
         os.environ[FOLDER] = str(folder)
-    # Training of rivals and writing of results are part of the run, too.
+    # The note stays until rivals are trained and results are written.
     with noted(folder) if is_first_process() else nullcontext():
         try:
             with log_to(
@@ -200,7 +198,7 @@ def _train(
 
 
 def _experts(model: MultiTaskModel, data: MultiTaskData) -> dict[str, Any]:
-    """Report how tasks use shared experts on the test split; empty for other encoders."""
+    """Return how tasks use shared experts on the test split; empty for other encoders."""
     encoder = model.encoder
     if not isinstance(encoder, TaskEncoder):
         return {}

@@ -1,4 +1,4 @@
-"""Run directories: their files, notes of the processes that train them, and finished runs."""
+"""Run directories: their files, finished runs, and notes of the processes that train them."""
 
 import json
 import os
@@ -27,7 +27,7 @@ from qmtl.model import MultiTaskModel, load
 from qmtl.simulators import LightConeSimulator
 
 NOTE = "process.json"
-# Torch does about this many operations on small states in the time that loading kernels takes.
+# While the compiled kernels load, torch does about this many operations on small states.
 FEW_OPERATIONS = 2e9
 PACKAGES = ("qmtl", "torch", "pennylane", "pytorch-lightning", "torchjd", "torchmetrics", "numpy")
 
@@ -82,7 +82,7 @@ class Run:
 
     Its directory holds ``recipe.toml`` (resolved), ``environment.json``, ``metrics.csv`` (per
     epoch), ``checkpoints/``, ``model/``, ``inputs.json`` (for table data), ``predictions.csv`` and
-    ``results.json``, which is written last; and ``process.json`` while a process trains it.
+    ``results.json``, which is written last. It holds ``process.json`` while a process trains it.
 
     Attributes:
         path: the run's directory.
@@ -122,8 +122,8 @@ class Run:
     def load_model(self, rows: int | None = None) -> MultiTaskModel:
         """Return the trained model.
 
-        If it will predict only a few `rows` before the process ends, its light cones run on torch:
-        loading the compiled kernels would take longer.
+        `rows` is the number of rows that the process will predict, if known. For few rows, light
+        cones run on torch, because loading the compiled kernels would take longer.
         """
         model = load(self.path / "model")
         simulator = getattr(model.head, "simulator", None)
@@ -138,8 +138,8 @@ class Run:
         """Return the data of the run's recipe.
 
         Raises:
-            InvalidInputError: if they have no such split, or their inputs are made in another way
-                than in training, since the file has changed.
+            InvalidInputError: if the data have no such split, or the file has changed, so that
+                inputs are made in another way than in training.
         """
         data = self.check_data(build_data(self.recipe))
         if split is not None and split not in data.splits:
@@ -147,7 +147,7 @@ class Run:
         return data
 
     def columns(self) -> TableColumns | None:
-        """Return how columns of a table became inputs, for a run that was trained on one."""
+        """Return how columns of a table became inputs; None for a run without a table."""
         file = self.path / "inputs.json"
         if not file.is_file():
             return None
@@ -157,7 +157,7 @@ class Run:
             raise InvalidInputError(f"{file} is damaged: {error}") from None
 
     def check_data(self, data: MultiTaskData) -> MultiTaskData:
-        """Return the data; raise unless inputs and labels are made as they were in training."""
+        """Return the data; raise if labels, or the way to make inputs, differ from training."""
         own = self.columns()
         if own is not None and data.columns is not None and not own.is_close(data.columns):
             sides = column_differences(own, data.columns)
@@ -175,7 +175,7 @@ class Run:
 
 
 def _labels_noted(folder: Path) -> Any:
-    """Return the hash of the labels that a run began with; None for an older run."""
+    """Return the hash of the labels at the start of a run; None for an older run."""
     file = folder / "environment.json"
     try:
         return json.loads(file.read_text(encoding="utf-8")).get("labels_sha256")
@@ -194,7 +194,7 @@ def existing_folder(path: str | Path) -> Path:
 
 
 def new_folder(recipe: Recipe, path: str | Path | None) -> Path:
-    """Make a run directory; None makes ``runs/<name>-<time>``, with a number if that exists.
+    """Make a run directory; for None ``runs/<name>-<time>``, with a number if this exists.
 
     Raises:
         RunDirectoryError: if it exists, or cannot be made.
@@ -222,7 +222,7 @@ def new_folder(recipe: Recipe, path: str | Path | None) -> Path:
 
 
 def write_recipe(folder: Path, recipe: Recipe) -> None:
-    """Write ``recipe.toml``, with copies of its files of design and noise, which may change."""
+    """Write ``recipe.toml``, and copies of its design and noise files, because these may change."""
     design, noise = recipe.circuit.design, recipe.training.noise
     copies = {
         "circuit.design": (None if design in list_designs() else design, "circuit.toml"),
@@ -238,8 +238,8 @@ def write_recipe(folder: Path, recipe: Recipe) -> None:
 def training_process(folder: Path) -> str | None:
     """Describe the process that trains a run now; None if there is none.
 
-    A killed process leaves its note behind; on this machine, its number then belongs to no process,
-    or to one that started at another time.
+    A killed process leaves its note behind. On this machine, the note then has the number of no
+    process, or of a process with another start time.
 
     Example:
         >>> training_process(Path("no-such-run")) is None

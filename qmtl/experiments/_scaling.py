@@ -1,4 +1,4 @@
-"""``qmtl scaling``: measure, write tables and plots, and print the results."""
+"""``qmtl scaling``: measure costs and accuracy against tasks; write tables and plots."""
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -49,7 +49,7 @@ class ScalingSettings:
         parts: names of the parts to run, from `PARTS`.
         data: folder of chest X-rays for the accuracy part; None for digits.
         accuracy: settings of the accuracy part.
-        batch_size, threads: number of rows and of threads of the timed step.
+        batch_size, threads: numbers of rows and of threads of a timed step.
         jobs: number of processes that train for the accuracy part.
     """
 
@@ -72,10 +72,10 @@ class ScalingSettings:
 
 
 def run_scaling(settings: ScalingSettings, out: Path, say: Say = print) -> None:
-    """Measure, write CSV files and plots into an existing folder, and say lines of text.
+    """Measure, write CSV files and plots into the existing folder `out`, and call `say` with text.
 
-    Tables and plots of an earlier run in it are replaced; training runs for the accuracy that are
-    stored in ``cells`` are not repeated.
+    New tables and plots replace those of an earlier run. Training runs that the subfolder ``cells``
+    stores are not repeated.
 
     Raises:
         QmtlError: if a step could not be timed, or a training run failed.
@@ -95,7 +95,7 @@ def run_scaling(settings: ScalingSettings, out: Path, say: Say = print) -> None:
             for head in TIMED_HEADS
             for n in tasks
         ]
-        # One at a time, and never from the store: times depend on the machine's present load.
+        # One at a time and without a store, because times depend on the machine's load.
         costs = results_of(points, run_cells(points, None, None, partial(_say_cost, say)))
         write_csv(out / "cost.csv", map(asdict, costs))
         draw = [partial(plot_step_time, costs), partial(plot_memory, costs)]

@@ -50,9 +50,9 @@ class AccuracySettings:
         learning_rate: learning rate of the encoder.
         max_epochs: largest number of epochs; the epoch with the best validation loss is kept.
         batch_size: number of rows per step.
-        hidden: width of the encoder's one hidden layer. The encoder's output has the number of the
-            circuit's features, for every head except those of a fixed width.
-        most_tasks: largest number of tasks; larger numbers are replaced by it.
+        hidden: width of the encoder's one hidden layer. The encoder's output is as wide as the
+            circuit's features, except for heads of a fixed width.
+        most_tasks: largest number of tasks; it replaces larger numbers.
 
     Raises:
         InvalidInputError: for an unknown head, or an empty list.
@@ -80,9 +80,9 @@ class AccuracySettings:
 class AccuracyResult:
     """The result of one training run: scores in a metric, as means over the tasks.
 
-    `test` is only read for the chosen learning rate. `test_first` is the score on the tasks of the
-    smallest set, which every larger set contains; `baseline` that of the best constant prediction.
-    The last layer of the encoder grows with T for every head.
+    Only the chosen learning rate's `test` is used. `test_first` is the score on the tasks of the
+    smallest set, which every larger set contains. `baseline` is the score of the best constant
+    prediction. The last layer of the encoder grows with T for every head.
     """
 
     data: str
@@ -103,8 +103,8 @@ class AccuracyResult:
 class AccuracyCell(Cell):
     """One training run.
 
-    `first` is the number of tasks in the smallest set, `data` the fingerprint of the data with this
-    seed; their `folder` is not part of the key.
+    `first` is the number of tasks in the smallest set, and `data` the data's fingerprint for this
+    seed. The data's `folder` is not part of the key.
     """
 
     head: HeadType
@@ -184,9 +184,9 @@ def measure_accuracy(
 ) -> list[AccuracyResult]:
     """Train every head at every number of tasks, seed and learning rate.
 
-    Numbers of tasks above `most_tasks`, or above what the data have, are reduced. The data are
-    chest X-rays of a folder in CheXpert's layout, or digits. Results that a `store`, a folder, has
-    are not computed again. For `jobs` and `report` see `Workers` and `run_cells`.
+    Numbers of tasks are at most `most_tasks`, and at most the number in the data. The data are
+    chest X-rays of a `folder` in CheXpert's layout, or digits. Results in the folder `store` are
+    not computed again. For `jobs` and `report` see `Workers` and `run_cells`.
 
     Raises:
         InvalidInputError: if the folder does not fit.
@@ -272,15 +272,15 @@ def _at_best_rate(found: Sequence[AccuracyResult]) -> list[AccuracyResult]:
 
 
 def scaling_data(folder: str | Path | None, seed: int) -> MultiTaskData:
-    """Make binary tasks on common inputs; the seed determines the split and the order of tasks.
+    """Load binary tasks on common inputs; the seed determines the split and the order of tasks.
 
-    They are the findings of chest X-rays in a folder, at 16×16 pixels, or `digit_dichotomies`.
+    The tasks are findings of chest X-rays in a folder, at 16×16 pixels, or `digit_dichotomies`.
     """
     if folder is None:
         data = digit_dichotomies(seed=seed)
     else:
         data = chestxray(folder, image_size=IMAGE_SIDE, flat=True, seed=seed)
-    # "No Finding" means that all others are absent, which is not a separate task.
+    # "No Finding" only says that all other findings are absent.
     names = [task.name for task in data.tasks if task.name != "No Finding"]
     # The order decides which tasks share light cones.
     random.Random(seed).shuffle(names)
@@ -290,9 +290,9 @@ def scaling_data(folder: str | Path | None, seed: int) -> MultiTaskData:
 def digit_dichotomies(*, seed: int = 0) -> MultiTaskData:
     """Load the digits with 126 binary tasks: every way to divide the ten digits in half.
 
-    Task ``01234`` is whether the digit is one of these. All labels are balanced and derived from
-    one real label, so that the number of tasks can grow without a change in difficulty. They are
-    output codes: Dietterich and Bakiri, arXiv:cs/9501101.
+    Task ``01234`` is whether the digit is 0, 1, 2, 3 or 4. All tasks are balanced and derive from
+    the same label, so that more tasks are not harder tasks. Such tasks are known as output codes:
+    Dietterich and Bakiri, arXiv:cs/9501101.
     """
     source = digits(seed=seed, tasks=["digit"])
     # A half and its complement are one task, named by the half with a zero.
@@ -315,7 +315,7 @@ def digit_dichotomies(*, seed: int = 0) -> MultiTaskData:
 
 
 def plot_accuracy(points: Sequence[AccuracyPoint], ax: "Axes") -> "Axes":
-    """Plot mean test score over tasks against number of tasks, with 95% intervals over seeds."""
+    """Plot the mean test score over tasks against the number of tasks, with 95% intervals."""
     _intervals(points, "test", ax)
     ax.set_ylabel(f"test {points[0].metric} × 100, mean over tasks")
     ax.set_title(f"{points[0].data}, {max(p.test.n for p in points)} seeds, 95% intervals")

@@ -1,6 +1,6 @@
 """Time and memory of a training step against the number of tasks, each in its own process.
 
-As a module that runs, it is that process: it reads a point as JSON and writes its cost as JSON.
+``python -m`` runs this module as that process, which reads a point and writes its cost as JSON.
 """
 
 import json
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 LEAST_STEPS, MOST_STEPS, SECONDS = 5, 50, 0.5
-# With fewer tasks, most of a step's time is its fixed cost.
+# With fewer tasks, a step's fixed cost dominates.
 FIT_FROM = 128
 # Smaller differences in memory are noise of the operating system's paging.
 LEAST_MB = 1.0
@@ -63,8 +63,8 @@ class _FusedLocalLinear(nn.Module):
         return {"all": (features[:, self.columns] * self.weight).sum(dim=2) + self.bias}
 
 
-# Linear heads serve tasks of different kinds. For equal tasks a single matrix product is enough:
-# both forms are timed, the second as *fused*, so that the comparison is fair.
+# qmtl's linear heads also serve tasks of different kinds. For equal tasks, a single matrix product
+# is enough: for a fair comparison, this form is timed, too, with the ending *fused*.
 TIMED_HEADS: dict[str, Callable[[HeadCircuit], nn.Module]] = {
     "quantum": partial(build_head, "quantum"),
     "linear": partial(build_head, "linear"),
@@ -78,10 +78,10 @@ TIMED_HEADS: dict[str, Callable[[HeadCircuit], nn.Module]] = {
 class StepCost:
     """Measured cost of one step.
 
-    `first_ms` is the time of the first step with its planning, in a process that has run a smaller
-    head before; the other times are the median, shortest and longest of the `steps` after it.
-    `peak_mb` is the largest resident memory minus that before the head was built, in 10^6 bytes;
-    NaN if the system does not report it.
+    `first_ms` is the time of the first step, including the plan, in a process that has run a
+    smaller head before. The other times are the median, shortest and longest of the next `steps`.
+    `peak_mb` is the peak of resident memory minus the memory before the head was built, in 10^6
+    bytes; NaN if the system does not report it.
     """
 
     head: str
@@ -98,7 +98,7 @@ class StepCost:
 
 @dataclass(frozen=True)
 class CostPoint(Cell):
-    """The step to time: a head of the matched rule, forward, and backward to all parameters.
+    """The step to time: forward and backward passes of a head of the matched rule.
 
     Attributes:
         head: name of the head in `TIMED_HEADS`.
@@ -201,7 +201,7 @@ def _restart_peak() -> float:
 
 
 def _peak() -> float:
-    """Return the most resident bytes that this process has had."""
+    """Return the peak of this process's resident memory in bytes."""
     status = Path("/proc/self/status")
     if status.is_file():
         (line,) = (line for line in status.read_text().splitlines() if "VmHWM:" in line)
@@ -236,7 +236,7 @@ def plot_step_time(costs: Sequence[StepCost], ax: "Axes") -> "Axes":
 
 
 def plot_memory(costs: Sequence[StepCost], ax: "Axes") -> "Axes":
-    """Plot how much peak memory exceeds that before the head was built; omit less than 1 MB."""
+    """Plot peak memory minus the memory before the head was built; omit less than 1 MB."""
     for head, own in by_head(costs).items():
         kept = [c for c in own if c.peak_mb >= LEAST_MB]
         ax.plot(
@@ -254,7 +254,7 @@ def plot_memory(costs: Sequence[StepCost], ax: "Axes") -> "Axes":
 
 
 def tell_cost(costs: Sequence[StepCost], say: Callable[[str], None]) -> None:
-    """Report how each head's step time grows with the number of tasks."""
+    """Say how each head's step time grows with the number of tasks."""
     for head, own in by_head([cost for cost in costs if cost.tasks >= FIT_FROM]).items():
         if len(own) > 1:
             fit = power_law([cost.tasks for cost in own], [cost.step_ms for cost in own])

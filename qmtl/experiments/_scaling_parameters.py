@@ -24,7 +24,7 @@ TITLES = {
     "matched": "representation grows with T (2 T features)",
     "fixed": "representation of 8 features for any T",
 }
-# The smaller of two heads; see `Crossover`.
+# Texts for `Crossover.smaller`.
 NAMES = {"quantum": "the quantum head", "rival": "this head", "neither": "neither, they are equal"}
 
 
@@ -33,10 +33,11 @@ class CountedHead:
     """A head under a rule for the width of the representation, and its number of parameters.
 
     *Matched*: the representation is as wide as the default circuit's features, two per binary task.
-    This is the capacity-matched setting, in which dense linear heads cost O(T²). *Fixed*: it has
-    eight features for any T (for the quantum head, the catalogue's ``shared-register``), and every
-    head is O(T). The encoder is not counted: under the matched rule it is the same for every head.
-    `closed_form` gives the number of trainable parameters for T tasks, `formula` says it for T ≥ 3.
+    In this capacity-matched setting, dense linear heads have O(T²) parameters. *Fixed*: the
+    representation has eight features for any T (for the quantum head, the design
+    ``shared-register``), and every head has O(T). The encoder is not counted: under the matched
+    rule, all heads have the same. `closed_form` returns the number of trainable parameters for T
+    tasks; `formula` is its text for T ≥ 3.
     """
 
     name: HeadType
@@ -46,7 +47,7 @@ class CountedHead:
 
     def build(self, n_tasks: int) -> Any:
         """Return the head, a torch module, for this many binary tasks."""
-        # Rivals with a width of their own take no size from the circuit.
+        # Rivals of a fixed width ignore the circuit's size.
         circuit = circuit_for(self.rule if self.name == "quantum" else "matched", n_tasks)
         return build_head(self.name, circuit, HeadOptions(width=WIDTH, seed=0))
 
@@ -109,7 +110,7 @@ def circuit_for(rule: str, n_tasks: int) -> HeadCircuit:
 
 
 def counted_head(name: str, rule: str = "matched") -> CountedHead:
-    """Return the entry of `HEADS` with this name; an error suggests the nearest names."""
+    """Return the entry of `HEADS` with this name and rule."""
     found = {head.name: head for head in HEADS if head.rule == rule}
     if name not in found:
         raise unknown_name(f"head of the {rule} rule:", name, found)
@@ -156,9 +157,9 @@ def circuit_size(rule: str, n_tasks: int) -> CircuitSize:
 
 @dataclass(frozen=True)
 class Crossover:
-    """The smallest T from which on the order of two heads stays, and which of them is smaller then.
+    """The smallest T from which on the same one of two heads has fewer parameters.
 
-    It is ``quantum``, ``rival``, or ``neither`` if they are equal.
+    `smaller` names this head: ``quantum``, ``rival``, or ``neither`` for equal numbers.
     """
 
     tasks: int
@@ -216,7 +217,7 @@ def plot_parameters(counts: Sequence[HeadCount], rule: str, ax: "Axes") -> "Axes
         ax.plot(
             [count.tasks for count in own],
             [count.parameters for count in own],
-            # Rivals with as many parameters as the quantum head are hidden under its line.
+            # The quantum head's line hides those of rivals with as many parameters.
             label=f"{head}: {own[0].formula}",
             markersize=5,
             zorder=3 if head == "quantum" else 2,
@@ -269,7 +270,7 @@ def scaling_look(head: str) -> dict[str, Any]:
 def tell_parameters(
     counts: Sequence[HeadCount], circuits: Sequence[CircuitSize], say: Callable[[str], None]
 ) -> None:
-    """Report whether counted parameters agree with the closed forms, and how they grow."""
+    """Say whether counted parameters agree with the closed forms, and how they grow."""
     wrong = [count for count in counts if count.parameters != count.closed_form]
     say(f"{len(counts)} heads built; closed form and count differ for {len(wrong)}")
     fits = fitted_exponents(counts)

@@ -21,7 +21,7 @@ class Estimate:
     n: int
 
     def __format__(self, spec: str) -> str:
-        """Return ``mean ± half width``, both in the given format; a dash if there is no value."""
+        """Return ``mean ± half width``, both in the given format; a dash without any value."""
         spec = spec or ".1f"
         if math.isnan(self.mean):
             return "–"
@@ -51,8 +51,8 @@ def estimate(values: Sequence[float]) -> Estimate:
 class PairedTest:
     """A comparison of two heads, seed by seed: the difference, and two-sided p-values.
 
-    `t_test` is Student's, NaN with fewer than two pairs. `wilcoxon` is that of the signed-rank
-    test, exact for few pairs without ties; it cannot be below ``2 ** (1 - n)``, 0.0625 for five.
+    `t_test` is Student's, NaN with fewer than two pairs. `wilcoxon` is the signed-rank test's,
+    exact for few pairs without ties. With n pairs, `wilcoxon` is at least ``2 ** (1 - n)``.
     """
 
     difference: Estimate
@@ -63,9 +63,9 @@ class PairedTest:
 def paired_test(values: Sequence[float], reference: Sequence[float]) -> PairedTest:
     """Compare values with those of a reference on the same seeds.
 
-    Pairs in which either is NaN are left out. Heads that agree on every seed have p = 1. If all
-    differences are equal, as happens with few seeds and few test rows, the t-test would find p = 0;
-    `t_test` is then the p-value of Wilcoxon's test.
+    Pairs with a NaN are left out. Heads that agree on every seed have p = 1. If all differences are
+    equal, as happens with few seeds and test rows, the t-test would give p = 0; `t_test` is then
+    the p-value of Wilcoxon's test.
 
     Raises:
         InvalidInputError: if the numbers of values and reference values differ.
@@ -119,11 +119,11 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
 def delta_m(
     scores: Mapping[str, float], single_task: Mapping[str, float], lower_is_better: Sequence[str]
 ) -> float:
-    """Return the mean relative change from single-task models in percent; < 0 if worse.
+    """Return Δm, the mean relative change from single-task models in percent; < 0 if worse.
 
-    It is the mean over tasks of ``±100 · (score - single) / |single|``. Tasks are left out if
-    either score is undefined or the single-task score is zero; NaN if none is left. A single-task
-    score near zero (such as a Matthews correlation) makes the result large.
+    Δm is the mean over tasks of ``±100 · (score - single) / |single|``. Tasks with an undefined
+    score, or with a single-task score of zero, are left out; without any task, Δm is NaN. A
+    single-task score near zero (such as a Matthews correlation) makes Δm large.
 
     Scores are main metrics by task; `lower_is_better` names tasks whose metric is an error.
 

@@ -1,4 +1,4 @@
-"""Sweeps: cells that run side by side; each result is stored, so that no cell runs twice."""
+"""Sweeps: cells that run in parallel, with stored results, so that no cell runs twice."""
 
 import hashlib
 import json
@@ -28,7 +28,7 @@ FORMAT = 2
 
 
 class Cell(ABC):
-    """One training run or measurement; a frozen dataclass. `run` returns a `finds`, another one."""
+    """A training run or measurement, as a frozen dataclass; `run` returns a dataclass `finds`."""
 
     finds: ClassVar[type[Any]]
 
@@ -47,7 +47,7 @@ class Cell(ABC):
 
     @property
     def key(self) -> str:
-        """SHA-256 of the kind of cell, what it depends on, and qmtl's version."""
+        """SHA-256 of the kind of cell, of `depends_on`, and of qmtl's version."""
         whole = [__version__, type(self).__name__, self.depends_on()]
         return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
 
@@ -74,7 +74,6 @@ class CellStore:
         self.folder = Path(folder)
 
     def path(self, cell: Cell) -> Path:
-        """Return the file of a cell."""
         return self.folder / f"{cell.name}.json"
 
     def read(self, cell: Cell) -> Any:
@@ -109,12 +108,12 @@ def _nan(content: Any) -> Any:
 
 
 class Workers:
-    """The place where cells run: joblib's processes on this machine, or a Ray cluster.
+    """Runs cells in joblib's processes on this machine, or on a Ray cluster.
 
     Args:
         jobs: number of cells at once; None for one per core (of the cluster).
-        cluster: None for processes on this machine; ``"local"`` for a Ray cluster that is started
-            here and stopped afterwards; or the address of a running one (``"auto"``,
+        cluster: None for processes on this machine; ``"local"`` for a Ray cluster that starts on
+            this machine and stops afterwards; or the address of a running cluster (``"auto"``,
             ``"host:port"``, ``"ray://host:port"``), whose machines must have the data and the
             output under the same paths.
 
@@ -166,10 +165,9 @@ def run_cells(
 ) -> dict[str, Any]:
     """Run the cells without a stored result; return all results, by the cells' keys.
 
-    Failed cells are tried again. The store keeps every result at once, so that an interrupted sweep
-    loses none; None keeps nothing. Without workers, cells run one after another in this process.
-    `report` is called with each finished cell, its result, and the numbers of finished and of all
-    cells.
+    Failed cells run again. Each result goes to the store as soon as its cell ends, so that an
+    interrupted sweep loses none. Without workers, cells run one after another in this process.
+    `report` gets each finished cell, its result, and the numbers of finished and of all cells.
 
     Raises:
         QmtlError: if a worker process was killed.
@@ -240,7 +238,7 @@ def _end_with(parent: int) -> None:
 
 @contextmanager
 def _ray(address: str) -> Iterator[None]:
-    """Make Ray joblib's backend, connected to a cluster."""
+    """Connect to a Ray cluster, and make it the backend of joblib."""
     try:
         import ray
         from ray.util.joblib import register_ray

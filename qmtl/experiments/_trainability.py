@@ -46,12 +46,12 @@ READOUTS = {
 }
 INITIALS = {"uniform": "weights and angles uniform", "default": "default initial weights"}
 SHALLOW = 2
-# On a ring with fewer registers of two wires, the default cone of six wires is cut short.
+# A ring with fewer registers of two wires has not the six wires of the default light cone.
 WHOLE_CONE = 3
 RATE_KEYS = ("readout", "initial", "entangler", "block_layers", "weight")
 XLABELS = {"wires": "wires n", "tasks": "tasks T"}
 Say = Callable[[str], None]
-# Title, study and entangler of a panel, and its number of block layers if that is fixed.
+# Title, study and entangler of a panel; its number of block layers, or None if they vary.
 Panel = tuple[str, str, str, int | None]
 
 
@@ -59,11 +59,11 @@ Panel = tuple[str, str, str, int | None]
 class Case:
     """One circuit whose gradient is sampled, with `tasks` registers side by side.
 
-    The `study` is the quantity that is varied. The `readout` ``local`` is Z on the register's first
+    `study` is the quantity that is varied. The `readout` ``local`` is Z on the register's first
     wire, ``global-string`` is Z⊗…⊗Z on all of its wires, ``global-projector`` is the probability of
     |0…0⟩. The `initial` distribution ``uniform`` draws every angle and weight from [0, 2π);
     ``default`` draws weights as `QuantumHead` does, and angles π·tanh(x/2) with standard normal x.
-    The `entangler` is that of the block; the encoding has the default one.
+    `entangler` is the block's entangler; the encoding has the default entangler.
     """
 
     study: str
@@ -76,7 +76,7 @@ class Case:
     tasks: int = 1
 
     def observable(self) -> Readout:
-        """Return what is measured on the register."""
+        """Return the readout of each register."""
         choices: dict[str, Readout] = {
             "local": ExpectationZ(1),
             "global-string": PauliStrings(("Z" * self.wires,)),
@@ -87,7 +87,7 @@ class Case:
         return choices[self.readout]
 
     def circuit(self) -> HeadCircuit:
-        """Return the head circuit, with binary tasks, or with two classes for the projector."""
+        """Return the head circuit, with binary tasks (for the projector, tasks of two classes)."""
         readout = self.observable()
         make: Any = Task.binary if readout.n_outputs == 1 else partial(Task.multiclass, n_classes=2)
         made = [make(f"t{i}") for i in range(self.tasks)]
@@ -105,7 +105,7 @@ class TrainabilitySettings:
     """Settings of the sampling.
 
     Attributes:
-        wires: numbers of wires of the one register. Layers are varied at the middle number.
+        wires: numbers of wires of a single register. The studies of layers use the middle number.
         layers: numbers of layers of the block, and of the encoding. The study of wires has blocks
             of 2 layers and of the largest number given here.
         tasks: numbers of tasks with two wires each.
@@ -154,9 +154,9 @@ def cases(settings: TrainabilitySettings) -> Iterator[Case]:
 class GradientVariance:
     """The sampled variance of one weight's gradient, with its standard error.
 
-    The gradient is that of the first task's value (in [-1, 1] or [0, 1]). The weight ``block`` is
-    of the first RY of its block on its first wire, ``encoding`` of the encoding's first trainable
-    rotation on that wire.
+    The gradient is that of the first task's value (in [-1, 1] or [0, 1]). The weight ``block``
+    belongs to the first RY of the task's block on its first wire, and ``encoding`` to the
+    encoding's first trainable rotation on this wire.
     """
 
     case: Case
@@ -173,10 +173,10 @@ class GradientVariance:
 def gradient_variance(case: Case, *, samples: int = 200, seed: int = 0) -> list[GradientVariance]:
     """Sample the gradient of a block weight, and of an encoding weight if there is one.
 
-    If the variance falls exponentially with the number of wires, gradient descent from a random
-    start has no slope to follow (a barren plateau). This happens for readouts over all wires, and
-    for any readout once the block is deep and mixes all wires. Local readouts of a partitioned
-    circuit have cones of constant size: their variance does not depend on the number of tasks.
+    If the variance falls exponentially with the number of wires, gradients at a random start are
+    too small for training (a barren plateau). Readouts over all wires have this problem, and so has
+    any readout of a deep block that mixes all wires. Local readouts of a partitioned circuit have
+    light cones of constant size, so that their variance does not depend on the number of tasks.
 
     Raises:
         InvalidInputError: for an unknown readout or initial distribution.
@@ -193,7 +193,7 @@ def gradient_variance(case: Case, *, samples: int = 200, seed: int = 0) -> list[
     if case.initial not in INITIALS:
         raise unknown_name("initial distribution", case.initial, INITIALS)
     circuit = case.circuit()
-    # With the weights as further inputs, all draws are one batch.
+    # With weights as further inputs, one batch holds all draws.
     drawn = _with_weights_as_inputs(circuit, case)
     inputs = _draw(circuit, case.initial, samples, seed).requires_grad_()
     # The rewritten circuit has no weights, but simulators require the vectors.
@@ -270,7 +270,7 @@ def _with_weights_as_inputs(circuit: HeadCircuit, case: Case) -> HeadCircuit:
         return replace(gate, angle=Angle((*angle.features, column), constant=angle.constant))
 
     given = GateSequence.of(circuit.n_wires, map(as_input, circuit.gates("t0")))
-    # All other wires form one further register, whose outputs are not computed.
+    # All other wires form a second register, whose outputs are not computed.
     wires = {"t0": case.wires, "rest": circuit.n_wires - case.wires}
     return HeadCircuit(
         [circuit.task("t0"), *([Task.binary("rest")] if wires["rest"] else [])],
@@ -312,10 +312,10 @@ def _columns(circuit: HeadCircuit) -> dict[str, int]:
 def run_trainability(
     settings: TrainabilitySettings, out: Path, workers: Workers | None = None, say: Say = print
 ) -> None:
-    """Sample every circuit, write CSV files and plots into an existing folder, and say lines.
+    """Sample every circuit, write CSV files and plots into the existing folder `out`, and say text.
 
-    Files of an earlier run in it are replaced; circuits whose samples are stored in ``cells`` are
-    not sampled again. The workers are the place where cells run; None for one after another.
+    New files replace those of an earlier run. Circuits with samples in the subfolder ``cells`` are
+    not sampled again. Without workers, circuits run one after another.
 
     Raises:
         QmtlError: if a circuit could not be sampled.
@@ -423,7 +423,7 @@ def plot_variance(
         ax.errorbar(
             [against(one) for one in own],
             [one.variance for one in own],
-            # A bar that reaches zero does not fit on a log axis.
+            # A log axis cannot show a bar that reaches zero.
             yerr=np.transpose([(min(2 * o.error, 0.9 * o.variance), 2 * o.error) for o in own]),
             label=label,
             markersize=4,

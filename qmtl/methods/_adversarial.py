@@ -31,7 +31,7 @@ class Attack(Section):
     Attributes:
         attack: ``fgsm`` or ``pgd``.
         epsilon: the largest change, in the units of the inputs: of each input for ``linf``, of a
-            row's Euclidean norm for ``l2``. With 0 inputs do not change.
+            row's Euclidean norm for ``l2``. With 0, inputs do not change.
         steps: (pgd) number of steps.
         step_size: (pgd) size of each step; None for ``2.5 * epsilon / steps``.
         norm: norm of the change, ``linf`` or ``l2``.
@@ -142,8 +142,8 @@ def attacked_split(
 ) -> Split:
     """Return the rows of a split, with inputs changed so that the model's losses are higher.
 
-    The model is in evaluation mode meanwhile. PGD starts with the seed 0. A row without a label of
-    the attacked tasks only moves to its random start.
+    The model runs in evaluation mode. PGD draws its random starts with the seed 0. Rows without a
+    label of the attacked tasks get these starts, and no further change.
 
     Args:
         model: the model.
@@ -190,9 +190,9 @@ def attacked_split(
 class Adversarial(Attack, MethodSection):
     """Section ``[training.adversarial]``, or ``adversarial = EPSILON``: train on attacked inputs.
 
-    The attack raises the mean losses of its tasks at the present weights, with the model in
-    evaluation mode. All tasks, auxiliary ones included, then learn from the same attacked rows, and
-    the run's scalarizer or aggregator combines their gradients. For auxiliary tasks see
+    The attack raises the mean losses of its tasks at the current weights, with the model in
+    evaluation mode. All tasks then learn from the same attacked rows, and the run's scalarizer or
+    aggregator combines their gradients. For auxiliary tasks see
     `qmtl.methods.with_auxiliary_tasks`.
 
     Attributes:

@@ -30,9 +30,9 @@ Products = Callable[[int, int, np.ndarray], list[np.ndarray]]
 NO_EVIDENCE = 0.3
 """Overlap below which cosines of gradients were indistinguishable from noise."""
 CAUTION = 0.4
-"""Overlap from which on they recovered a known structure."""
+"""Overlap from which on cosines of gradients recovered a known structure."""
 SKETCH = 2**17
-"""Gradients of more numbers are hashed into so many, which keeps inner products to about 0.3 %."""
+"""Longer gradients are hashed to this length, which changes inner products by about 0.3 %."""
 
 
 @dataclass(frozen=True)
@@ -156,27 +156,26 @@ def affinity(
 ) -> Affinity:
     """Compute the cosine of every two tasks' gradients on the rows that have labels of both.
 
-    The model is evaluated without dropout, and does not change; train it first, since the gradients
-    of random heads say nothing of the tasks. Each interval is for one pair: of many unrelated
-    pairs, some 5% exclude zero.
+    The model is evaluated without dropout, and does not change. Train it first, because the
+    gradients of random heads do not depend on how tasks are related. Each interval is for one pair:
+    for about 5% of unrelated pairs, it excludes zero.
 
     Args:
         model: the model.
         data: data whose tasks are among the model's.
         split: the split whose rows to use; those of ``validation`` were not trained on.
-        of: what is differentiated. ``"labels"``: the product of labels and logits,
+        of: the quantity to differentiate. ``"labels"``: the product of labels and logits,
             ``Σ (y - ȳ)·logit``, which shows how each task uses the encoder whenever it has learned
             something. ``"losses"``: the losses, which show whether tasks help or hinder each other
-            in the next step; where training has converged, they are noise that cancels for any
-            tasks, so train for an epoch or two only.
-        by: ``"parameters"``: the shared parameters that are trained, which are the encoder's and
-            the encoding's. There, tasks help or hinder each other in training. ``"features"``: the
-            model's features of every row, the only choice with a frozen encoder. In both cases,
-            variables that only one of two tasks depends on, such as features outside the other's
-            light cone and their weights, do not count.
+            in the next step. After convergence these gradients are only noise, so train for an
+            epoch or two.
+        by: ``"parameters"``: the trainable shared parameters of encoder and encoding, through which
+            tasks help or hinder each other. ``"features"``: the features of every row, the only
+            choice with a frozen encoder. A pair's cosine leaves out variables that only one of the
+            two tasks depends on, such as features outside the other's light cone.
         n_bootstrap: number of resamples of the rows, for the intervals.
-        n_blocks: number of random blocks of rows that are resampled, so that one gradient per block
-            is enough; with fewer rows, each row is a block.
+        n_blocks: number of random blocks of rows. Resampling blocks needs only one gradient per
+            block; with fewer rows, each row is a block.
         seed: seed of blocks, resamples and sketches.
 
     Raises:

@@ -53,7 +53,7 @@ class Agreement(MethodSection):
 
 class _AgreeingMomentum(Method):
     products: Tensor
-    """Of the decays of all steps so far, for each shared parameter."""
+    """Product of the decays of all steps so far, for each shared parameter."""
 
     def __init__(self, n_shared: int, minimum: float | None) -> None:
         super().__init__()
@@ -78,7 +78,7 @@ class _AgreeingMomentum(Method):
             if state:
                 moving.append((place, p, state, group))
             else:
-                # The first mean is the first gradient.
+                # In its first step, the mean is the gradient.
                 self.products[place] = group["betas"][0]
         if not moving:
             return

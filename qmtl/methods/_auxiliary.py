@@ -41,18 +41,17 @@ class Auxiliary(MethodSection):
 
     A generator gives each row of a classification task a distribution over `subclasses` finer
     classes of its class. A linear layer on the encoder's features learns to predict this
-    distribution, as a further loss. The generator is trained by the effect of this on the main
-    tasks: it follows the gradient of their mean loss after one look-ahead step of length
-    `look_ahead`,
+    distribution, as a further loss. The generator is trained to help the main tasks: it follows the
+    gradient of their mean loss after one look-ahead step of length `look_ahead`,
 
         θ⁺ = θ - α ∇_θ [L(θ) + w L_aux(θ, φ)],    φ by ∇_φ [L(θ⁺) + λ Σ_k ȳ_k log ȳ_k],
 
-    where ȳ are the labels' means over the rows of the batch: the last term keeps all sub-classes in
-    use. After training, generator and layer are not part of the model.
+    where ȳ are the means of the generated labels over the batch. The last term keeps all
+    sub-classes in use. After training, generator and layer are not part of the model.
 
-    (Our reading: the generator's inputs are the encoder's features, without a gradient to the
-    encoder, so that any encoder will do; in the paper it is a second network on the inputs. Losses
-    are cross-entropies, where the paper has focal losses. Rows count by their weights.)
+    In the paper, the generator is a second network on the inputs. In qmtl, its inputs are the
+    detached features of the encoder, so that it works with any encoder. qmtl uses cross-entropies,
+    the paper focal losses. Row weights count.
 
     Attributes:
         subclasses: number of sub-classes per class, ψ.
@@ -68,7 +67,7 @@ class Auxiliary(MethodSection):
 
     short: ClassVar[str | None] = "subclasses"
     excludes: ClassVar[tuple[str, ...]] = ("isolation", "loss")
-    one_process: ClassVar[str | None] = "its look-ahead step is that of a whole batch"
+    one_process: ClassVar[str | None] = "its look-ahead step needs the whole batch"
     trials: ClassVar[tuple[Any, ...]] = ({"weight": 0.3}, {"weight": 1.0})
 
     subclasses: int = Field(5, ge=1)
@@ -124,8 +123,8 @@ class _Maxl(Method):
         fixed, _ = self.auxiliary_loss(features, given.detach(), labels)
         parameters = list(self.generator.parameters())
         directions = self._directions(losses, fixed, step)
-        # By the chain rule, -α ⟨∇L(θ⁺), ∇_θ w L_aux(θ, φ)⟩ has the derivative of L(θ⁺) with respect
-        # to φ. The head does not affect the auxiliary loss.
+        # By the chain rule, L(θ⁺) and -α ⟨∇L(θ⁺), ∇_θ w L_aux(θ, φ)⟩ have the same derivative with
+        # respect to φ. The head does not affect the auxiliary loss.
         total = self.options.entropy * entropy
         if directions and auxiliary.requires_grad:
             slopes = torch.autograd.grad(
@@ -176,7 +175,7 @@ class _Maxl(Method):
     def _directions(
         self, losses: TaskLosses, auxiliary: Tensor, step: Step
     ) -> dict[nn.Parameter, Tensor]:
-        """Return the gradient of the main tasks' mean loss at θ⁺, by the model's parameters."""
+        """Return the gradients of the main tasks' mean loss at θ⁺, for the model's parameters."""
         ours = {id(p) for p in self.parameters()}
         parameters = [p for p in (*step.shared, *step.own) if id(p) not in ours]
         total = losses.values.mean() + self.options.weight * auxiliary
@@ -217,8 +216,8 @@ def with_auxiliary_tasks(
 ) -> MultiTaskData:
     """Append self-supervised tasks, which are ordinary tasks, to the data's own.
 
-    * ``rotation``: by how many quarter turns an image is rotated, four classes. Every split gets a
-      second copy of its rows, each rotated at random, with only this label.
+    * ``rotation``: the number of quarter turns of an image, four classes. Every split gets a second
+      copy of its rows, each rotated at random, with only this label.
     * ``intensity``: mean and standard deviation of the pixels, a regression with two targets.
     * ``domain``: the origin of a row, such as its hospital or view; binary or multiclass.
 

@@ -18,13 +18,13 @@ class Flatness(MethodSection):
     For each task t with gradient :math:`g_t` the parameters move by :math:`\varepsilon_t = \rho g_t
     / \lVert g_t \rVert`; the gradient there is :math:`g_t^{SAM}`. Shared parameters get :math:`A(g)
     + A(g^{SAM} - g)` with the run's aggregator A, which resolves conflicts of losses and conflicts
-    of flatness separately. A scalarizer's weights come from the losses, which makes this the
+    of flatness separately. A scalarizer's weights depend only on the losses, so that this is the
     weighted sum of :math:`g_t^{SAM}`. A task's own parameters get their :math:`g_t^{SAM}`. Dropout
     drops the same units at both points. One ball of radius ρ surrounds a task's shared and own
     parameters together (qmtl's choice).
 
-    A step takes a backward pass for each task, and for each task one more forward and backward pass
-    of the encoder and the task's light cone.
+    For each task, a step takes a backward pass, and then a forward and backward pass of the encoder
+    and the task's light cone.
 
     Attributes:
         rho: radius of the ball; 0 is plain training.
@@ -103,7 +103,7 @@ class _TaskSharpness(Method):
                 (value,) = step.losses_of(batch, only=place).values
                 gradients = torch.autograd.grad(value, parameters, materialize_grads=True)
         finally:
-            # Running batch statistics have seen this batch already, too.
+            # Buffers, too, because running batch statistics have seen this batch already.
             for tensor, old in zip((*parameters, *buffers), before, strict=True):
                 tensor.copy_(old)
         return [step.summed(g) for g in gradients]

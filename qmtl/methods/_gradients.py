@@ -15,8 +15,8 @@ from qmtl.tasks import Task, task_layout
 class LossesOfRows:
     """Sums of the tasks' losses over chosen rows of a split.
 
-    Regression targets are standardised as in the model; before the model's first training, by the
-    training rows.
+    Regression targets are standardised by the model's scale; if it was never set, by the scale of
+    the training rows.
 
     Raises:
         InvalidInputError: for a task that the model does not have, or an unknown split.
@@ -48,7 +48,7 @@ class LossesOfRows:
         """Return each task's ``-Σ (y - ȳ)·logit`` over these rows and its outputs, (tasks,).
 
         Here y is 0 or 1 for a class or a label, a standardised target for a regression, and ȳ its
-        mean over the split. The gradient does not vanish where the task is learned, as the loss's.
+        mean over the split. Unlike the loss's, its gradient does not vanish for a learned task.
         """
         logits = self.model.logits(features, [task.name for task in tasks])
         parts = logits.split([task.n_outputs for task in tasks], dim=1)
@@ -72,7 +72,7 @@ class LossesOfRows:
     def terms_of_logits(
         self, logits: Tensor, rows: Tensor, tasks: Sequence[Task]
     ) -> tuple[Tensor, Tensor]:
-        """Return the `sums` and what to divide them by, from the joined logits of these tasks."""
+        """Return the `sums` and their divisors, from the joined logits of these tasks."""
         columns = [self._targets[rows, self._slices[task.name]] for task in tasks]
         weights = self._weights if self._weights is None else self._weights[rows]
         layout, targets = task_layout(tuple(tasks)), torch.cat(columns, 1)
@@ -80,7 +80,7 @@ class LossesOfRows:
 
 
 def check_tasks_of(model: MultiTaskModel, data: MultiTaskData) -> None:
-    """Raise if the data are not a `MultiTaskData`, or one of its tasks is not the model's."""
+    """Raise if the data are not `MultiTaskData`, or have a task that the model lacks."""
     if not isinstance(data, MultiTaskData):
         raise InvalidInputError(
             f"data must be MultiTaskData, with its splits and tasks, got {type(data).__name__}"

@@ -36,12 +36,12 @@ class Interpolation(MethodSection):
 
         h = λ h_r + (1 - λ) h_s,   z = λ z_i(h) + (1 - λ) z_j(h),   y = λ y_i(r) + (1 - λ) y_j(s).
 
-    With λ = 1 this is the task i itself. (Our reading: in the paper each task has its own adapted
-    network; here the mixed task has the mixed logits of two heads. A loss that is linear in the
-    labels is itself mixed, and so is a squared error, whose gradient is the same.)
+    With λ = 1 this is the task i itself. In the paper each task has its own adapted network; in
+    qmtl, the mixture has the mixed logits of both tasks. Its loss is the mixture of the losses for
+    the two labels. For cross-entropies and squared errors, it has the gradient for mixed labels.
 
-    A task that is alone in its kind is trained as usual. Disjoint data need an aggregator, because
-    then a step has rows of several tasks.
+    A task without another of its kind and number of outputs is trained as usual. Disjoint data need
+    an aggregator, because then a step has rows of several tasks.
 
     Attributes:
         share: the probability that a task is replaced in a step; 0 trains as without this method.
@@ -131,7 +131,6 @@ class _Interpolating(Method):
         kept = labelled[:, [first]]
         own = known[:, slices[0]], torch.where(kept, known[rows][:, slices[1]], torch.nan)
         total, counted = losses.values.new_zeros(()), losses.batch.sample_weight
-        # A label has the weight of its row.
         rows_count = (None, None) if counted is None else (counted, counted[rows])
         for weight, task, labels, count in zip((mix, 1 - mix), both, own, rows_count, strict=True):
             sums, counts = task_layout((task,)).loss_terms(between, labels, sample_weight=count)

@@ -16,9 +16,9 @@ class Isolation(MethodSection):
     """Option ``isolation = true``: detach features on a task's light cone but not on its register.
 
     A task's logits depend on the features of its neighbours, whose light cones overlap with its
-    own, and its loss would train these features, too. With this method its gradient stops there:
-    only the task on whose register a feature is loaded trains it. Logits do not change, and the
-    circuit's weights are trained as usual. The features on other registers are qmtl's
+    own, and its loss would train these features, too. With this method, a feature is trained only
+    by the task on whose register it is loaded. Logits do not change, and the circuit's weights are
+    trained as usual. The features on other registers are qmtl's
     interpretation of the "other tasks' features" of the paper.
 
     A step runs the head once for each group of tasks whose light cones do not overlap. There are
@@ -35,7 +35,7 @@ class Isolation(MethodSection):
         if not isinstance(head, QuantumHead) or head.circuit.layout != "partitioned":
             what = "the layout 'shared'" if isinstance(head, QuantumHead) else type(head).__name__
             raise InvalidInputError(
-                f"isolation needs a QuantumHead whose tasks have registers of their own, got {what}"
+                f"isolation needs a QuantumHead with the layout 'partitioned', got {what}"
             )
         return _Isolated(head, [task.name for task in tasks])
 
@@ -44,7 +44,7 @@ class _Isolated(Method):
     masks: Tensor
     """Which features each group trains, bool (groups, features)."""
     order: Tensor
-    """Where the columns of joined logits are among those of the groups, one after the other."""
+    """For each column of joined logits, its place in the concatenated logits of the groups."""
 
     def __init__(self, head: QuantumHead, names: Sequence[str]) -> None:
         super().__init__()

@@ -46,7 +46,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class TaskLosses:
-    """The losses of a batch, and what they were computed from.
+    """The losses of a batch, with the tensors from which they were computed.
 
     A loss is a mean over the labels of all processes. Its value is global and its gradient local,
     so that the sum of all processes' gradients is the gradient of the mean.
@@ -60,7 +60,7 @@ class TaskLosses:
             `needs_features`.
         logits: logits of all trained tasks side by side, (rows, outputs); None if only one task's
             were computed.
-        rows: what the rows of the Jacobian are computed from; None if they are not needed.
+        rows: tensors from which the Jacobian's rows are computed; None if they are not needed.
     """
 
     values: Tensor
@@ -110,7 +110,7 @@ class Step(Protocol):
         """
 
     def standardised(self, targets: Tensor) -> Tensor:
-        """Return joined targets in the form that losses use: those of regressions standardised."""
+        """Return joined targets as losses use them, with standardised regression targets."""
 
     def loss_terms_of(self, logits: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return the sums of losses and their divisors, (tasks,), from joined logits of a batch."""
@@ -129,24 +129,24 @@ class Step(Protocol):
 
 
 class Method(nn.Module):
-    """A method at work: a small module beside the model, whose hooks a training calls.
+    """A method during training: a small module beside the model, with hooks.
 
-    In each step these are `change_batch`, `logits`, `loss_terms`, `losses`, `extra_loss`,
-    `gradients`, `before_step` and `after_step`, in this order; once per epoch `epoch_end` and
-    `metrics`. A hook that the class does not define costs nothing. Buffers and parameters are saved
+    Each step calls `change_batch`, `logits`, `loss_terms`, `losses`, `extra_loss`, `gradients`,
+    `before_step` and `after_step`, in this order; each epoch then calls `epoch_end` and `metrics`.
+    A hook that the class does not define costs nothing. Buffers and parameters are saved
     in the run's checkpoints, and other state by torch's ``get_extra_state`` and
     ``set_extra_state``. The run's optimiser steps the parameters in `trained`.
     """
 
     needs_features: ClassVar[bool] = False
-    """Whether `TaskLosses.features` has to be there."""
+    """Whether the method reads `TaskLosses.features`."""
 
     def trained(self) -> list[nn.Parameter]:
         """Return the parameters for the run's optimiser, at its `learning_rate`; by default all."""
         return [p for p in self.parameters() if p.requires_grad]
 
     def setup(self, step: Step, train: Split) -> None:
-        """Called before the first step, also when a run resumes; must depend on the rows only."""
+        """Prepare the method before the first step, also of a resumed run; use the rows only."""
 
     def change_batch(self, batch: Batch, step: Step) -> Batch:
         """Return a batch with other inputs or targets."""
@@ -169,7 +169,7 @@ class Method(nn.Module):
         return layout.loss_terms(logits, targets, complete=complete, sample_weight=sample_weight)
 
     def losses(self, losses: TaskLosses, step: Step) -> TaskLosses:
-        """Return other losses of the same tasks, in place of a batch's."""
+        """Return losses of the same tasks that replace a batch's."""
         return losses
 
     def extra_loss(self, losses: TaskLosses, step: Step) -> Tensor | None:
@@ -182,13 +182,13 @@ class Method(nn.Module):
         """
 
     def before_step(self, optimizer: torch.optim.Optimizer, step: Step) -> None:
-        """Called before the optimiser's step, when all gradients are set."""
+        """Act before the optimiser's step, when all gradients are set."""
 
     def after_step(self, batch: Batch, step: Step) -> None:
-        """Called after the optimiser's step; the batch is the one that `change_batch` returned."""
+        """Act after the optimiser's step on a batch, which `change_batch` returned."""
 
     def epoch_end(self, step: Step) -> None:
-        """Called after an epoch's last step."""
+        """Act after an epoch's last step."""
 
     def metrics(self) -> Mapping[str, Mapping[str, float]]:
         """Return the epoch's training metrics: for each task, values by name."""
@@ -208,13 +208,13 @@ class MethodSection(Section):
     """
 
     short: ClassVar[str | None] = None
-    """The option that a value alone gives; None if there is none."""
+    """The option that a recipe may set by a value alone, without a table; None for no option."""
     excludes: ClassVar[tuple[str, ...]] = ()
     """Settings that must not be set beside this method."""
     one_process: ClassVar[str | None] = None
-    """Why it does not train in several processes; None if it does."""
+    """Why the method needs a single process; None if it also trains in several."""
     trials: ClassVar[tuple[Any, ...]] = (True,)
-    """Values of the key that a comparison tries, 1, 2 or 4 of them; True is for the defaults."""
+    """One, two or four values of the key that a comparison tries; True means the defaults."""
 
     def check(self, settings: Any) -> None:
         """Raise a ValueError if these options do not fit the training settings."""

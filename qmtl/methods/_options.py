@@ -26,7 +26,7 @@ class MethodOptions(Section):
             momentum; see `qmtl.methods.Agreement`.
         auxiliary: learned sub-classes; see `qmtl.methods.Auxiliary`.
         flatness: radius within which each task's loss should be flat; see `qmtl.methods.Flatness`.
-        isolation: whether only its own task trains a feature; see `qmtl.methods.Isolation`.
+        isolation: a feature is trained by one task only; see `qmtl.methods.Isolation`.
         interpolation: mixtures of two tasks; see `qmtl.methods.Interpolation`.
         loss: ``unified`` for one squared error for tasks of all kinds; see
             `qmtl.methods.UnifiedLoss`.

@@ -16,8 +16,8 @@ from qmtl.model import MultiTaskModel
 from qmtl.simulators import ShotSimulator
 from qmtl.tasks import Task
 
-# The largest step of a feature in finite differences: in double precision, both errors are then
-# about 1e-9.
+# The largest step of a feature in finite differences: in double precision, truncation and rounding
+# errors are then about 1e-9.
 STEP = 1e-4
 
 
@@ -35,15 +35,15 @@ class Saliency(MethodSection):
       is the cross-entropy of the softmax over samples of cosines / `temperature`, averaged over
       tasks and samples.
 
-    The paper's public text does not define everything (which means, which samples, the form of the
-    contrast); this is qmtl's choice. A task without labels takes no part. The alignment needs a
+    The paper's public text does not define the means, the samples and the form of the contrast;
+    those here are qmtl's choice. A task without labels takes no part. The alignment needs a
     sample with two labels, and the entropy labels of two tasks. Weights of rows count in the first
     term; in the second all samples count equally.
 
-    The second derivative is a difference of the losses' gradients at two points, one along the
-    terms' own gradient and one against it, in double precision: it is exact to some seven digits,
-    and as fast as first-order gradients. So the method works without shots only, whose noise would
-    exceed the difference. Tasks whose light cones do not overlap are computed together.
+    The second derivative is a central difference of the losses' gradients along the terms' gradient
+    with respect to S, in double precision. It is exact to about seven digits, and as fast as
+    first-order gradients. Simulators with shots are refused, because their noise would exceed the
+    difference. Tasks whose light cones do not overlap are computed together.
 
     Attributes:
         entropy: weight of the first term.
@@ -131,9 +131,9 @@ class _SaliencyTerms(Method):
     def _slope(
         self, losses: TaskLosses, places: list[int], along: Tensor, size: float, step: Step
     ) -> Tensor:
-        """Return the losses' change along directions (present, rows, features), with a graph.
+        """Return a scalar with the terms' gradient: the losses' slope along directions.
 
-        Its gradient is that of the terms: each direction times the derivative of a saliency.
+        The directions `along` are (present, rows, features).
         """
         features, head = losses.features, step.model.head
         assert features is not None
@@ -168,7 +168,7 @@ def entropy_of_tasks(saliency: Tensor) -> Tensor:
 
 
 def alignment_of_tasks(saliency: Tensor, labelled: Tensor, temperature: float) -> Tensor:
-    """Measure how poorly a sample's saliency for one task identifies that for the others.
+    """Return the contrastive loss between samples' saliencies for one task and for the others.
 
     The saliency is (tasks, rows, features); `labelled` are bool (tasks, rows).
     """

@@ -25,7 +25,7 @@ class Selection:
 
     Attributes:
         influences: influence of each training row (rows of the table, in order) on each task.
-        votes: number of tasks that have the row among their best, for each row.
+        votes: number of tasks that vote for each training row.
         rows: indices of the rows to keep, int64, in the order of the data.
         data: the data with only these training rows.
     """
@@ -39,10 +39,10 @@ class Selection:
 def influences(model: MultiTaskModel, data: MultiTaskData, *, batch_size: int = 256) -> "DataFrame":
     """Return the influence of each training row on each task, a table of rows by tasks.
 
-    It is ``⟨∇ℓ(row), ∇L(task)⟩`` over all trained parameters. Here ``ℓ(row)`` is the sum of the
-    row's losses over the tasks that it has labels of, and ``L(task)`` the task's mean validation
-    loss: to first order, the decrease of this loss by a small step on the row. The model is
-    evaluated without dropout.
+    The influence is ``⟨∇ℓ(row), ∇L(task)⟩`` over all trainable parameters. ``ℓ(row)`` is the sum of
+    the row's losses over the tasks with a label, and ``L(task)`` the task's mean validation loss.
+    To first order, a small step on the row decreases ``L(task)`` in proportion to the influence.
+    The model is evaluated without dropout.
 
     Args:
         model: a model trained for a short time, so that gradients are informative.
@@ -102,7 +102,7 @@ def influences(model: MultiTaskModel, data: MultiTaskData, *, batch_size: int = 
             losses, _ = training.terms_of_logits(at, rows, data.tasks)
             (slopes,) = torch.autograd.grad(losses.sum(), at)
             with warnings.catch_warnings():
-                # torch warns of its own use of torch.jit.
+                # torch itself uses torch.jit, and warns of it.
                 warnings.filterwarnings("ignore", ".*torch.jit", DeprecationWarning)
                 changes = [jvp(logits, (values,), (along,))[1] for along in directions]
             found.append(torch.stack([(slopes * c).sum(1) for c in changes], 1).detach())
@@ -112,8 +112,8 @@ def influences(model: MultiTaskModel, data: MultiTaskData, *, batch_size: int = 
 def select(model: MultiTaskModel, data: MultiTaskData, keep: float = 0.5) -> Selection:
     """Select the training rows that most tasks vote for.
 
-    Each task votes for the fraction `keep` of the rows with the largest influence on it. Of rows
-    with equally many votes, those with the better mean rank over tasks come first (qmtl's choice).
+    Each task votes for the fraction `keep` of the rows with the largest influence on it. Among
+    rows with equally many votes, those with the better mean rank come first (qmtl's choice).
 
     Args:
         model: a model trained for a short time on all rows.

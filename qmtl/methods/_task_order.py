@@ -1,4 +1,4 @@
-"""The order of tasks on the ring: related ones side by side, as neighbours share light cones."""
+"""The order of tasks on the ring: related tasks side by side, so that they share light cones."""
 
 import warnings
 from collections.abc import Sequence
@@ -22,19 +22,18 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 EXACT = 8
-"""So many tasks are ordered by trying all orders; more of them by improving good ones."""
+"""Up to this many tasks, all orders are tried; for more, good orders are improved."""
 
 
 @dataclass(frozen=True)
 class TaskGraph:
-    """The graph of tasks that are related given all other tasks.
+    """The graph of the partial correlations between the tasks' labels.
 
     Attributes:
         names: names of the tasks, in the order of the data.
-        weights: matrix (tasks, tasks), symmetric, in [0, 1], 0 without an edge and on the diagonal:
-            the absolute partial correlation of two tasks' labels. For tasks with several columns,
-            such as classes, it is the largest singular value of their matrix of partial
-            correlations.
+        weights: symmetric matrix (tasks, tasks) in [0, 1], 0 without an edge and on the diagonal.
+            A weight is the absolute partial correlation of two tasks' labels; for tasks with
+            several columns, such as classes, the largest singular value of these correlations.
         alpha: the graphical lasso's penalty, chosen by cross-validation; NaN for a single task.
     """
 
@@ -111,7 +110,7 @@ def task_graph(data: MultiTaskData, model: MultiTaskModel | None = None) -> Task
 
     Args:
         data: tasks and training rows.
-        model: a model whose residuals replace the labels: the part that the inputs do not explain.
+        model: a model whose residuals replace the labels, to leave out what the inputs explain;
             None for the labels themselves.
 
     Raises:
@@ -154,9 +153,10 @@ def task_graph(data: MultiTaskData, model: MultiTaskModel | None = None) -> Task
 
 
 def task_order(data: MultiTaskData, model: MultiTaskModel | None = None) -> list[str]:
-    """Order the tasks by their graph, as `task_graph`, for ``data.subset(task_order(data))``.
+    """Return the best order of the tasks by `task_graph`, for ``data.subset(task_order(data))``.
 
-    In a recipe it is ``circuit.task_order = "graph"``. It only matters for partitioned circuits.
+    A recipe uses it by ``circuit.task_order = "graph"``. The order matters only for partitioned
+    circuits.
 
     Example:
         >>> from qmtl.data import digits
@@ -205,7 +205,7 @@ def _partial_correlations(table: np.ndarray) -> tuple[np.ndarray, float]:
 
 def _length(weights: np.ndarray, order: Sequence[int]) -> float:
     places = np.asarray(order)
-    # On a ring of two tasks, they are neighbours only once.
+    # On a ring of two tasks, the pair counts only once.
     after = places[1:] if len(places) == 2 else np.roll(places, -1)
     return float(weights[places[: len(after)], after].sum()) if len(places) > 1 else 0.0
 

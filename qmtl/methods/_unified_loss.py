@@ -19,10 +19,10 @@ class UnifiedLoss(MethodSection):
     Class labels become −1 and 1, one for each output (one-hot with −1 for 0). Predictions become
     2·p − 1 of the model's probabilities p, which have the range of ⟨Z⟩. Regression values are
     standardised, with mean 0 and deviation 1. A task's loss is the mean over its labelled entries,
-    and for classes over the classes. So no task has a larger loss only because of its kind, and the
-    fitted quantity is the model's prediction (four times the Brier score). The use of probabilities
-    is qmtl's choice, because heads without a circuit have no ⟨Z⟩; in the paper, tasks are images in
-    the space of a decoder.
+    and for classes over the classes. So no task has a larger loss only because of its kind. For
+    classes, the loss is four times the Brier score. The use of probabilities is qmtl's choice,
+    because heads without a circuit have no ⟨Z⟩; in the paper, tasks are images in the space of a
+    decoder.
 
     Validation and test use the tasks' own losses and metrics, so that runs are comparable. Tasks
     with class weights are refused.
@@ -63,7 +63,7 @@ class _SquaredErrors(Method):
         predictions = layout.activation(torch.where(there, logits, 0.0))
         labels = torch.where(columns.label < 0, labels, labels == columns.label).to(logits.dtype)
         errors = columns.factor * (predictions - torch.where(there, labels, 0.0))
-        # At least float32, whatever the logits have.
+        # In the type of the errors, which is at least float32.
         weights = there.to(errors.dtype)
         if sample_weight is not None:
             weights = weights * sample_weight.to(errors.dtype)[:, None]
@@ -80,7 +80,7 @@ class _Columns(NamedTuple):
     task: Tensor
     """The place of its task."""
     label: Tensor
-    """The class that it is of; −1 if its target is a number or one label."""
+    """Its class; −1 if its target is a number or a single label."""
     factor: Tensor
     """2 where targets 0 and 1 stand for −1 and 1; 1 for regressions."""
 

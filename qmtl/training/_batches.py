@@ -1,4 +1,4 @@
-"""Batches: which rows each step uses, given only seed and epoch, so that runs can resume."""
+"""Batches: the rows of each step, which only seed and epoch decide, so that runs can resume."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -63,7 +63,7 @@ class BatchPlan:
 
     @property
     def n_steps(self) -> int:
-        """Steps per epoch: enough to see as many rows as there are."""
+        """Number of steps per epoch, which together draw at least as many rows as there are."""
         total = sum(len(rows) for rows in self.rows)
         if len(self.rows) > 1:
             return math.ceil(total / (self.batch_size * self.tasks_per_step))
@@ -94,7 +94,7 @@ class BatchPlan:
 def _stream(rows: Tensor, size: int, generator: torch.Generator) -> Iterator[Tensor]:
     """Yield a task's rows in random order, `size` at a time, or all if it has fewer.
 
-    A mini-batch may continue in the next shuffle, so that all have the same size.
+    All mini-batches have the same size: one may take its last rows from the next shuffle.
     """
     size, waiting = min(size, len(rows)), rows[:0]
     while True:
@@ -107,9 +107,10 @@ def _stream(rows: Tensor, size: int, generator: torch.Generator) -> Iterator[Ten
 
 
 class EpochBatches:
-    """A torch sampler whose items are the rows of a step; each process takes its share of them.
+    """A torch sampler that yields one process's row numbers for each step.
 
-    In each step, process r of `world_size` gets the rows ``r, r + world_size, …``, maybe none.
+    In each step, process r of `world_size` gets the rows ``r, r + world_size, …``, or no row if
+    the step has too few.
     """
 
     def __init__(self, plan: BatchPlan, rank: int = 0, world_size: int = 1) -> None:
@@ -117,7 +118,7 @@ class EpochBatches:
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Called by Lightning before each epoch."""
+        """Set the epoch; Lightning calls this before each one."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -129,7 +130,7 @@ class EpochBatches:
 
 
 class _Loader:
-    """The batches of a sampler in this process; torch's loader would take longer per batch."""
+    """Yields a sampler's batches in this process, in less time than torch's loader."""
 
     # Lightning expects this attribute beside the sampler.
     batch_sampler = None
@@ -152,7 +153,7 @@ class MultiTaskDataModule(pl.LightningDataModule):
 
     Args:
         data: the data set.
-        settings: settings, of which batch size, seed, temperature and aggregator are used.
+        settings: settings of training, such as batch size, seed, temperature and aggregator.
     """
 
     def __init__(self, data: MultiTaskData, settings: TrainingSettings) -> None:
@@ -160,7 +161,7 @@ class MultiTaskDataModule(pl.LightningDataModule):
         self.data, self.settings = data, settings
         labelled = labelled_rows(data.tasks, data.train.targets)
         some = labelled.any(dim=0).nonzero().flatten()
-        # At least two rows for each process.
+        # Batch normalisation needs at least two rows in each process.
         rows, n_tasks, smallest = (some,), 1, 2 * settings.devices
         if data.is_disjoint:
             rows = tuple(mask.nonzero().flatten() for mask in labelled if bool(mask.any()))

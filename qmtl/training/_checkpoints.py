@@ -58,8 +58,8 @@ def last_checkpoint(folder: Path, name: str = LAST, **options: Any) -> ModelChec
 def best_checkpoint(folder: Path, monitor: str, others: Sequence[Callback] = ()) -> ModelCheckpoint:
     """Return a callback that keeps the weights of the epoch with the best monitored value.
 
-    The user's callbacks `others` that change what a checkpoint holds (averages of weights, pruned
-    ones) do so only if it holds more than weights.
+    Callbacks of the user (`others`) may save averaged or pruned weights. Lightning calls them only
+    for checkpoints that hold more than weights.
     """
     changed = any(type(c).on_save_checkpoint is not Callback.on_save_checkpoint for c in others)
     options = {"monitor": monitor, "mode": monitor_mode(monitor), "save_weights_only": not changed}
@@ -69,8 +69,8 @@ def best_checkpoint(folder: Path, monitor: str, others: Sequence[Callback] = ())
 class AtomicCheckpoints(TorchCheckpointIO):
     """Writes a checkpoint to a new file beside the old one, and then renames it.
 
-    Lightning writes to the folder for temporary files. If that is on another file system, a kill or
-    a full disk would leave the last good checkpoint in pieces.
+    Lightning writes to the system's temporary folder first. If this is another file system, a kill
+    or a full disk can damage the last good checkpoint.
     """
 
     def save_checkpoint(
@@ -102,7 +102,7 @@ RATES = ("learning_rate", "head_learning_rate", "weight_decay", "max_epochs", "p
 class ResumedSettings(Callback):
     """Lets a resumed run use new learning rates, weight decay, number of epochs and patience.
 
-    Checkpoints hold the values of the run that wrote them, and Lightning restores these.
+    Without this callback, Lightning restores the values of the run that wrote the checkpoint.
     """
 
     def __init__(self, settings: TrainingSettings, tasks: Sequence[Task]) -> None:
@@ -140,7 +140,7 @@ class ResumedSettings(Callback):
 
 
 class TimeSpent(Callback):
-    """Counts a run's seconds, those of the sessions before a resume included.
+    """Counts a run's seconds, including the earlier sessions of a resumed run.
 
     A session counts up to its last checkpoint, from which the next one continues.
     """
@@ -160,7 +160,7 @@ class TimeSpent(Callback):
 
 
 def _restart(schedule: CosineAnnealingLR, epochs: int) -> None:
-    """Restart the schedule where it is, so that rates reach zero after `epochs` in all."""
+    """Continue the schedule at its epoch, so that rates reach zero after `epochs` in all."""
     schedule.T_max = epochs
     schedule.base_lrs = [group["initial_lr"] for group in schedule.optimizer.param_groups]
     for group, base in zip(schedule.optimizer.param_groups, schedule.base_lrs, strict=True):
@@ -212,7 +212,7 @@ def _digest(content: Any) -> str:
 
 @contextmanager
 def restoring(path: Path | None, resumed: ResumedSettings) -> Iterator[None]:
-    """Turn an error before a resumed run's first step into a line about its checkpoint."""
+    """Turn an error before a resumed run's first step into a ModelFileError for its checkpoint."""
     try:
         yield
     except QmtlError:
@@ -225,9 +225,9 @@ def restoring(path: Path | None, resumed: ResumedSettings) -> Iterator[None]:
 
 
 def is_finished(content: dict[str, Any], settings: TrainingSettings) -> bool:
-    """Return whether training had ended, by its epochs or its patience, at this checkpoint.
+    """Return whether `max_epochs` or `patience` had ended training at this checkpoint.
 
-    Lightning does not save that it wanted to stop, and would train another epoch.
+    Lightning does not save that patience ended it, and would train another epoch.
     """
     if int(content["epoch"]) + 1 >= settings.n_epochs:
         return True

@@ -1,4 +1,4 @@
-"""TorchJD's aggregators and scalarizers by name, with qmtl's own in the same form."""
+"""Aggregators and scalarizers by name: TorchJD's, and IGB; their state for checkpoints."""
 
 import copy
 import inspect
@@ -14,7 +14,7 @@ from qmtl.errors import InvalidInputError, ModelFileError, missing_extra, unknow
 from qmtl.training._settings import TrainingSettings
 
 # Options without a default in TorchJD. CAGrad: the middle of the paper's range. FairGrad: the
-# proportional fairness of its paper. COSMOS, PBI, STCH: values from their papers' examples.
+# paper's proportional fairness. COSMOS, PBI, STCH: values of their papers' examples.
 DEFAULTS: dict[str, dict[str, Any]] = {
     "CAGrad": {"c": 0.5},
     "COSMOS": {"lambda_": 1.0},
@@ -114,7 +114,7 @@ def make_scalarizer(
 
 
 class Mean(nn.Module):
-    """The mean of the losses, as TorchJD's class of this name, whose import takes half a second."""
+    """Computes the mean of the losses without TorchJD, whose import takes half a second."""
 
     def forward(self, losses: Tensor) -> Tensor:
         return losses.mean()
@@ -133,7 +133,7 @@ def make_combiner(
 
 
 def rehearse(settings: TrainingSettings, n_tasks: int, dtype: torch.dtype) -> None:
-    """Call the aggregator or scalarizer once on made-up values, to find errors early."""
+    """Call the aggregator or scalarizer once on random values, to raise errors before training."""
     combiner = make_combiner(settings, n_tasks, dtype)
     values = torch.rand(n_tasks, n_tasks + 1, generator=torch.Generator().manual_seed(0)) + 0.1
     values = values.to(dtype)
@@ -221,7 +221,7 @@ def _least_tasks(key: str, arguments: Mapping[str, Any]) -> int:
 
 
 def fixed_size(combiner: Any) -> bool:
-    """Return whether a combiner keeps state or weights per task, so each step needs all tasks."""
+    """Return whether a combiner has state or weights per task, and needs all tasks in each step."""
     return has_state(combiner) or any(
         isinstance(getattr(module, name, None), Tensor)
         for module in combiner.modules()
@@ -244,9 +244,9 @@ def is_sum(combiner: Any) -> bool:
 
 
 def scalarize(combiner: Any, losses: Tensor, present: Tensor | None, last: Tensor) -> Tensor:
-    """Return a scalarizer's value for the losses of the tasks that are present, (present,).
+    """Return a scalarizer's value for the `losses` of the `present` tasks, shape (present,).
 
-    A scalarizer that keeps state from step to step sees the `last` loss of an absent task.
+    For an absent task, a scalarizer that keeps state from step to step gets the `last` loss.
     """
     if present is not None and is_sum(combiner):
         ((name, vector),) = combiner.named_parameters()
@@ -282,7 +282,7 @@ OPTIMISERS: dict[str, Any] = {
 
 
 def _packed(value: Any) -> dict[str, Any] | None:
-    """Return a value of an attribute as tensors and plain containers; None if it is no state."""
+    """Return an attribute as tensors and plain containers; None if its type is not supported."""
     if isinstance(value, np.ndarray):
         return {"kind": "array", "value": torch.from_numpy(value.copy())}
     if isinstance(value, torch.optim.Optimizer):

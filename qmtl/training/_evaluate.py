@@ -30,16 +30,16 @@ def joined_scores(
     """Return each task's loss (NaN without labels) and metrics on a split, from joined tensors."""
     by_name = {task.name: task for task in model.tasks}
     layout = task_layout(tuple(by_name[name] for name in tasks or by_name))
-    # The losses' type may not hold the weights' absolute values.
+    # Absolute weights may overflow in the type of the losses.
     relative = None if sample_weight is None else sample_weight / sample_weight.max()
     mean, std = model.target_scale(tasks)
-    # Half precision holds neither the sum nor the number of many rows.
+    # Half precision cannot represent the sum and the number of many rows.
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     terms = layout.loss_terms(logits, (targets - mean) / std, sample_weight=relative)
     sums, counts = (part.tolist() for part in terms)
     column = layout.column_of_output.to(logits.device)
     predictions = layout.activation(logits) * std[column] + mean[column]
-    # As in `baseline_metrics`: relative weights would round equal metrics differently.
+    # Absolute weights, as in `baseline_metrics`: relative ones would round metrics differently.
     scores = evaluate_joined(layout, predictions, targets, sample_weight)
     return {
         task.name: {"loss": total / count if count else math.nan, **scores[task.name]}
@@ -134,9 +134,9 @@ def prediction_rows(
 
     Columns are ``row``; ``TASK`` (the class, by name if it has one, or the value); ``TASK:CLASS``
     (probabilities; for a multilabel task the decision, with the probability in ``TASK:CLASS:p``);
-    ``TASK:target`` if targets are given (blank if missing). In names, a backslash is put before ":"
-    and backslashes, before a task called ``row`` and before a class called ``target``, so that
-    column names are distinct.
+    ``TASK:target`` if targets are given (blank if missing). To keep column names distinct, this
+    function puts a backslash before ":" and backslashes in names, before a task name ``row`` and
+    before a class name ``target``.
     """
     predictions = model.predict(inputs)
     columns: dict[str, list[Any]] = {"row": [int(i) for i in index]}
@@ -153,7 +153,7 @@ def _escaped(name: str, reserved: str) -> str:
 
 
 def class_labels(task: Task) -> list[str]:
-    """Return the names of the classes, labels or targets, or else their numbers."""
+    """Return the names of a task's classes, labels or targets; numbers if there are no names."""
     names = task.class_names
     count = 2 if task.kind == "binary" else task.n_outputs
     return list(names) if names else [str(i) for i in range(count)]
@@ -162,7 +162,7 @@ def class_labels(task: Task) -> list[str]:
 class _Names(NamedTuple):
     """Names of a task's columns in a file."""
 
-    decisions: list[str]  # the class, or which labels there are; none for a regression
+    decisions: list[str]  # the decided class, or a decision per label; empty for a regression
     values: list[str]  # probabilities, or the values of a regression
     targets: list[str]
 

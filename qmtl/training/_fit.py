@@ -64,15 +64,15 @@ def fit(
         data: splits with labels of the model's tasks.
         settings: the settings, or give its fields as keyword arguments, such as
             ``aggregator="upgrad", max_epochs=20, seed=0``.
-        tasks: names of the tasks to train; None for all. The predictions of the other tasks do not
-            change by a single bit (on circuits that entangle more than ten wires all to all: but
-            for rounding): parameters that they depend on, such as the encoder, are not trained. The
-            data may have only these tasks, or all of the model's.
+        tasks: names of the tasks to train; None for all. Parameters that other tasks depend on,
+            such as the encoder's, are not trained. The predictions of other tasks stay equal bit
+            for bit (up to rounding on circuits that entangle more than ten wires all to all). The
+            data may have only these tasks, or all tasks of the model.
         checkpoints: folder for the last and the best checkpoint; None for no checkpoints.
         resume: whether to continue from the last checkpoint in that folder. On a CPU the result is
             bit for bit that of a run that was not interrupted. Learning rates, weight decay,
-            `max_epochs` and `patience` may differ, but not the seed or the batches. If it has more
-            than `max_epochs` already, nothing is trained, with a warning.
+            `max_epochs` and `patience` may differ, but not the seed or the batches. If the run has
+            more than `max_epochs` epochs already, `fit` warns and trains nothing.
         progress: whether to show progress.
         callbacks: further Lightning callbacks, or one.
 
@@ -115,7 +115,7 @@ def fit(
         saved = None if last is None else read_checkpoint(last)
         resumed = ResumedSettings(settings, model.tasks)
         if saved is not None:
-            # Lightning would load these too, but with torch's own errors.
+            # Lightning would load this, too, but raise torch's errors.
             with quiet_libraries(), restoring(last, resumed):
                 module.on_load_checkpoint(saved)
             _load_weights(module, saved)
@@ -131,7 +131,7 @@ def fit(
                 )
                 warnings.warn(message, UserWarning, stacklevel=2)
         else:
-            if not resume:  # a run that is killed before its first checkpoint has none
+            if not resume:  # if this run is killed early, its folder must hold no old checkpoint
                 for name in (BEST, LAST):
                     (folder / name).unlink(missing_ok=True)
             remove_leftovers(folder)
@@ -157,7 +157,7 @@ def fit(
             dist.barrier()
     model.to("cpu").eval()
     splits = data.splits
-    # With this seed, shots are the same again if an interrupted run is resumed.
+    # The seed gives the same shots in a resumed run as in an unbroken one.
     with seeded(settings.seed), torch_threads(model, settings):
         metrics = {name: evaluate(model, split) for name, split in splits.items()}
     return Result(
@@ -196,7 +196,7 @@ def check_fit(model: MultiTaskModel, data: MultiTaskData, settings: TrainingSett
 def _check_callbacks(
     callbacks: Sequence[Callback], model: MultiTaskModel, settings: TrainingSettings
 ) -> None:
-    """Refuse averages of weights that `fit` would replace, or train further."""
+    """Refuse StochasticWeightAveraging where `fit` would replace or further train its average."""
     cannot = settings.restore_best or any(isinstance(m, BATCH_NORMS) for m in model.modules())
     if cannot and any(isinstance(callback, StochasticWeightAveraging) for callback in callbacks):
         raise InvalidInputError(
@@ -224,7 +224,7 @@ def _checked(
     settings: TrainingSettings,
     tasks: Sequence[str] | None = None,
 ) -> MultiTaskModule:
-    """Return the module to train, after all checks of `check_fit` except the accelerator's."""
+    """Return the module to train, after all checks except that of the accelerator."""
     settings = settings_for(settings, data)
     _see_inputs(model, data.train.inputs)
     _check_parameters(model)
@@ -240,8 +240,7 @@ def _checked(
 def _check_parameters(model: MultiTaskModel) -> None:
     if torch.is_inference_mode_enabled() or any(p.is_inference() for p in model.parameters()):
         raise InvalidInputError(
-            "nothing can be trained in torch.inference_mode(), or made there: make and train the "
-            "model outside of it"
+            "a model cannot be made or trained in torch.inference_mode(); make and train it outside"
         )
     meta = [name for name, p in model.named_parameters() if p.is_meta]
     if meta:
@@ -280,7 +279,7 @@ def _has_validation(data: MultiTaskData, settings: TrainingSettings) -> bool:
 
 
 def _check_steps(module: MultiTaskModule, data: MultiTaskData) -> None:
-    """Check the whole plan of batches now, rather than stop in the middle of training."""
+    """Check before training that every batch has the labels that the combiner needs."""
     labelled = labelled_rows(data.tasks, data.train.targets)
     if not module.needs_all_tasks or bool(labelled.all()):
         return

@@ -7,16 +7,16 @@ from torchjd.scalarization import Scalarizer
 
 
 class IGB(Scalarizer, Stateful):
-    r"""Weighs the logarithms of losses by how far each loss is from its level in a base epoch.
+    r"""Weighs the logarithm of each loss by the ratio of the loss to its mean in a base epoch.
 
     The value is :math:`\sum_t w_t \log \ell_t` with :math:`w = T\,\mathrm{softmax}(\ell_t / b_t)`.
     The ratios have no gradient, and :math:`b_t` is the mean training loss of task t in the epoch
     `base_epoch`. Until then all weights are 1. This is version 1 of improvable gap balancing;
     version 2 learns the weights by reinforcement learning.
 
-    A task without labels has no term and no weight. A task without labels in the base epoch gets
-    its base from the first epoch in which it has some, and has weight 1 until then. This rule
-    is qmtl's; in the paper, each batch has labels of all tasks.
+    A task without labels has no term and no weight. A task without labels in the base epoch has
+    weight 1 until an epoch with its labels ends, whose mean loss is its base. This rule is
+    qmtl's; in the paper, each batch has labels of all tasks.
 
     Args:
         n_tasks: number of tasks.
@@ -60,7 +60,7 @@ class IGB(Scalarizer, Stateful):
             self.register_buffer(name, None)
 
     def forward(self, values: Tensor, /) -> Tensor:
-        """Return the weighted sum of the losses' logarithms; losses without labels are NaN."""
+        """Return the weighted sum of the losses' logarithms; a task without labels has NaN."""
         places = (~values.isnan()).nonzero().flatten()
         values = values[places]
         losses = values.detach()
@@ -72,7 +72,7 @@ class IGB(Scalarizer, Stateful):
             self.base = torch.full_like(self.sums, torch.nan)
         self.sums[places] += losses
         self.counts[places] += 1
-        # A loss of 0 has no gradient, and its logarithm must stay finite.
+        # A loss of 0 gets no gradient, and a finite logarithm.
         logs = values.clamp_min(torch.finfo(values.dtype).tiny).log()
         return (self._weights(losses, self.base[places]) * logs).sum()
 

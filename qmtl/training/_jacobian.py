@@ -15,7 +15,7 @@ from qmtl.training._sparse_rows import Places, SparseRows
 
 
 class _Step(NamedTuple):
-    """What the rows of a step are computed from: views of tensors, without hooks."""
+    """The tensors from which a step's rows are computed; views, on which the user has no hooks."""
 
     features: Tensor  # The encoder's output in a view, the input of the head.
     logits: Tensor
@@ -29,10 +29,10 @@ class SharedJacobian:
     """Aggregates the Jacobian of a model's task losses; created once per training run.
 
     An aggregator that only weighs rows needs only their Gramian. One backward pass of the weighted
-    losses then gives the gradient, in which hooks see what torch promises: the combined gradient,
-    once. The rows themselves are computed on copies of features and parameters. Those of tasks that
-    share no feature and no weight come from one backward pass: see `_sparse_rows`. On light cones
-    the number of such passes does not grow with the number of tasks.
+    losses then gives the gradient, and tensor hooks see this combined gradient once. The rows are
+    computed with respect to views of features and parameters. One backward pass computes the rows
+    of all tasks that share no feature and no weight: see `_sparse_rows`. With light cones, the
+    number of these passes does not grow with the number of tasks.
 
     Args:
         model: the model of these losses.
@@ -42,10 +42,10 @@ class SharedJacobian:
         chunk: number of rows of the Jacobian to compute at once; None for all.
 
     Attributes:
-        n_groups: number of groups of tasks that share nothing. If it is not None, `forward` must
-            run the model.
-        unreached: shared parameters without a gradient in the first step, where `.grad` is zeros
-            rather than None; None before.
+        n_groups: number of groups of tasks that share nothing; None if rows are computed without
+            groups. With groups, run the model by `forward`.
+        unreached: shared parameters that no gradient reached in the first step, although their
+            `.grad` is zeros and not None; None before that step.
 
     Example:
         >>> import qmtl
@@ -119,7 +119,7 @@ class SharedJacobian:
         }
 
     def forward(self, inputs: Tensor) -> _Step:
-        """Return the model's logits, with all that the rows are computed from."""
+        """Run the model; return the logits and all tensors from which the rows are computed."""
         encoder = self.model.encoder
         parameters = {n: p.view_as(p) for n, p in encoder.named_parameters() if p.requires_grad}
         seen: list[tuple[str, Any, Tensor, Any]] = []
@@ -170,11 +170,11 @@ class SharedJacobian:
         return self._of_layer[name]
 
     def aggregate(self, losses: Tensor, present: Tensor | None, step: _Step | None) -> None:
-        """Set gradients: of shared parameters the aggregated Jacobian, of others those of the sum.
+        """Set ``.grad``: of shared parameters by the aggregator, of own ones from the losses' sum.
 
         Args:
-            losses: losses of the tasks that are present, shape (present,); they must add up over
-                processes.
+            losses: losses of the tasks that are present, shape (present,), whose gradients must
+                add up over processes.
             present: indices of these tasks, int64; None for all.
             step: the result of `forward`, if the losses come from its logits.
         """
@@ -205,11 +205,11 @@ class SharedJacobian:
     def rows(
         self, losses: Tensor, step: _Step
     ) -> tuple[dict[str, Tensor | SparseRows], list[Tensor]] | None:
-        """Return the Jacobian's rows, one per task, and own parameters' gradients of the sum.
+        """Return the Jacobian's rows, and the gradients of the losses' sum for own parameters.
 
-        There are rows for ``"encoding"`` and each parameter of the encoder by name, shape (tasks,
-        *shape) unless they are sparse. The result is None if the head's rows are not those of the
-        losses, for example if hooks change the head's inputs or outputs.
+        The rows are by name, for ``"encoding"`` and each parameter of the encoder: one per task,
+        (tasks, *shape) unless they are sparse. The result is None if the head's rows do not fit
+        the losses, for example if hooks change the head's inputs or outputs.
         """
         variables = [step.logits, step.features, *self.own]
         start, whole, *own = torch.autograd.grad(
@@ -233,7 +233,7 @@ class SharedJacobian:
         return rows, own
 
     def _encoder_rows(self, step: _Step, joint: Tensor) -> dict[str, Tensor | SparseRows]:
-        """Return the encoder's rows, from joint rows of features, (groups, features, batch)."""
+        """Return the encoder's rows from `joint` rows of features, (groups, features, batch)."""
         places, inputs = self._features, step.inputs
         if step.layer is None or inputs is None:
             rows = places.apart(joint).transpose(1, 2)
@@ -330,9 +330,9 @@ def sum_over_processes(values: Tensor) -> Tensor:
 
 
 def set_gradients(parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor | None]) -> None:
-    """Set ``.grad`` to the sum over all processes; a parameter without a gradient stays without.
+    """Set ``.grad`` to the sum over all processes; where no process has a gradient, leave it.
 
-    Gradients are sent as one flat tensor per type. Sparse gradients (of
+    Processes exchange one flat tensor per type. Sparse gradients (of
     ``nn.Embedding(sparse=True)``) become dense, which every optimiser accepts.
     """
     several = n_processes() > 1
@@ -344,7 +344,7 @@ def set_gradients(parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor
     if several:
         for dtype in dict.fromkeys(g.dtype for _, g, _ in found):
             same = [each for each in found if each[1].dtype == dtype]
-            # Last, for each parameter, the number of processes in which it has a gradient.
+            # The flat tensor ends with the number of processes that have each gradient.
             counts = same[0][1].new_tensor([float(known) for *_, known in same])
             flat = sum_over_processes(torch.cat([*(g.flatten() for _, g, _ in same), counts]))
             *parts, counts = flat.split([*(g.numel() for _, g, _ in same), len(same)])

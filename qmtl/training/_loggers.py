@@ -1,4 +1,4 @@
-"""What a run reports: loggers by name, a progress bar or lines, times of steps."""
+"""Loggers by name, progress bars and lines, and times of steps."""
 
 import math
 import statistics
@@ -34,7 +34,7 @@ class _EpochRows(Checkpoint):
     """
 
     _write_rows: Any
-    _trained, _done = False, 0  # whether training began, and the rows that are written
+    _trained, _done = False, 0  # whether training began; number of written rows
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         self._trained, self._done = True, 0
@@ -65,7 +65,7 @@ class HistoryLog(_EpochRows):
         self.loggers = tuple(loggers)
 
     def write_result(self, result: "Result") -> None:
-        """Write the test metrics, and the epochs if a finished run resumed without training."""
+        """Write the test metrics; also all epochs, if `fit` did not train a finished run again."""
         if not self._trained:
             self._write_rows(result.history)
         tests = result.metrics["test"].items()
@@ -116,8 +116,8 @@ def log_to(
 
     Args:
         names: one or more of ``csv``, ``tensorboard``, ``mlflow`` and ``wandb``.
-        folder: folder of their files, with a numbered folder for each run of a logger: the first
-            one of ``csv`` writes ``csv/version_0/metrics.csv``.
+        folder: folder of the loggers' files, with a numbered folder for each run: the first run
+            of ``csv`` writes ``csv/version_0/metrics.csv``.
         run_name: name of the run in MLflow and W&B.
         options: a dictionary from logger to arguments of Lightning's class.
         params: settings to show with the metrics.
@@ -149,7 +149,7 @@ def log_to(
         for logger in loggers:
             logger.finalize(status)
             if type(logger).__name__ == "WandbLogger":
-                # W&B has one run per process, which the next logger would continue.
+                # W&B has one run per process: without this line, the next logger would continue it.
                 logger.experiment.finish(exit_code=int(status != "success"))
 
 
@@ -174,7 +174,7 @@ def _make(name: str, folder: Path, run_name: str, options: Mapping[str, Any]) ->
         raise InvalidInputError(f"logger {name!r} with options {dict(options)}: {reason}") from None
 
 
-# A front end redraws a cell's whole output; more frequent updates would flicker.
+# Notebooks redraw a cell's whole output, which would flicker at shorter intervals.
 REDRAW_SECONDS = 0.2
 BAR = Markup(
     '<div>epoch {}/{} <progress value="{}" max="{}" style="width: 16em"></progress> '
@@ -209,7 +209,7 @@ class EpochBar(TQDMProgressBar):
 
 
 class NotebookBar(ProgressBar):
-    """One HTML bar over all steps, without widgets; a saved notebook keeps it as one line."""
+    """One HTML bar over all steps, without widgets; a saved notebook shows its last state."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -280,7 +280,7 @@ class StepTimes(Callback):
 
     @property
     def median(self) -> float:
-        """Median of the seconds, for which a slow first step hardly counts; NaN of none."""
+        """Median of `seconds`, which a slow first step hardly changes; NaN without any step."""
         return statistics.median(self.seconds) if self.seconds else math.nan
 
 

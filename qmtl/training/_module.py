@@ -42,7 +42,7 @@ SAME_SETTINGS = (
 
 
 class MultiTaskModule(pl.LightningModule):
-    """Trains a `MultiTaskModel` on `qmtl.training.Batch`es, in a trainer of your own.
+    """Trains a `MultiTaskModel` in a Lightning trainer of the caller.
 
     A task without labels in a step has no loss, and keeps its weights and optimiser state bit for
     bit, in one process and in several: the optimiser steps each task's rows separately.
@@ -50,9 +50,9 @@ class MultiTaskModule(pl.LightningModule):
     Args:
         model: the model to train.
         settings: settings of training.
-        tasks: the tasks to train; None for all. Everything that other tasks depend on does not
-            change by a single bit: the encoder, except for features that only these tasks use, and
-            the head's shared weights in the same way.
+        tasks: names of the tasks to train; None for all. Parameters that other tasks depend on
+            stay equal bit for bit: the encoder's and the head's shared ones, except for entries
+            that only the trained tasks use.
 
     Raises:
         InvalidInputError: if no parameter is to be trained, or the encoder has lazy layers that
@@ -92,7 +92,7 @@ class MultiTaskModule(pl.LightningModule):
         self.uses_jacobian = settings.aggregator is not None
         self.dtype_of_model = next(model.parameters()).dtype
         self.combiner: Any = make_combiner(settings, n_tasks, self.dtype_of_model)
-        # FAMO learns from the losses of a step, of which it needs all, and steps its own weights.
+        # FAMO needs the losses of all tasks in each step, and steps its own weights.
         steps_itself = hasattr(self.combiner, "update")
         self.needs_all_tasks = steps_itself or (self.uses_jacobian and fixed_size(self.combiner))
         if settings.accumulate_grad_batches > 1 and steps_itself:
@@ -115,7 +115,7 @@ class MultiTaskModule(pl.LightningModule):
         self.step = TrainingStep(model, settings, self.trained, self.combiner, self.weights, named)
         self._trainable = [p.requires_grad for p in model.parameters()]
         self._stepped = [*self.trained.shared, *self.trained.own, *self.weights]
-        # Accumulated batches: their gradients' sums, which tasks had labels, and their number.
+        # Accumulated batches: sums of gradients, which tasks had labels, number of batches.
         self._waiting: list[Tensor | None] = []
         self._seen: Tensor | None = None
         self._n_waiting = 0
@@ -137,7 +137,7 @@ class MultiTaskModule(pl.LightningModule):
         settings, model = self.settings, self.model
         rate = settings.head_learning_rate or HEAD_PACE * settings.learning_rate
         kept = model.encoder.undecayed() if isinstance(model.encoder, TaskEncoder) else []
-        # A parameter that encoder and head share is stepped with the head's.
+        # A parameter that encoder and head share belongs to the head's group.
         apart = {id(p) for p in (*kept, *model.head.parameters())}
         encoder = [p for p in model.encoder.parameters() if id(p) not in apart]
         groups: list[dict[str, Any]] = [
@@ -152,7 +152,7 @@ class MultiTaskModule(pl.LightningModule):
         if is_sum(self.combiner):
             groups[2]["row_of"] = [torch.arange(len(self.tasks))]
         optimizer = make_optimizer(settings, [group for group in groups if group["params"]])
-        # With a user's own trainer, the number of epochs is the trainer's.
+        # Without max_epochs in the settings, the user's trainer has the number of epochs.
         n_epochs = settings.max_epochs or self.trainer.max_epochs
         if n_epochs is None or n_epochs < 1:
             raise InvalidInputError(
@@ -214,7 +214,7 @@ class MultiTaskModule(pl.LightningModule):
         self._follow_freezing()
 
     def _follow_freezing(self) -> None:
-        """Train what is trainable now: callbacks such as `BaseFinetuning` freeze and unfreeze."""
+        """Update the trained parameters: callbacks such as `BaseFinetuning` freeze and unfreeze."""
         trainable = [p.requires_grad for p in self.model.parameters()]
         if trainable == self._trainable:
             return
@@ -233,7 +233,7 @@ class MultiTaskModule(pl.LightningModule):
                 group["row_of"] = [self.trained.row_of.get(p, old) for p, old in pairs]
 
     def training_step(self, batch: Batch, batch_index: int) -> None:
-        """Compute the gradients of a batch, and step the optimiser unless more batches follow."""
+        """Compute a batch's gradients; step the optimiser, unless the step needs more batches."""
         self.step.number = self.global_step
         for method in using(self.methods, "change_batch"):
             batch = method.change_batch(batch, self.step)
@@ -273,7 +273,7 @@ class MultiTaskModule(pl.LightningModule):
 
     def _warn_of_unreached(self) -> None:
         """Warn of parameters that no gradient reaches, which nothing would train."""
-        if isinstance(self.model.encoder, TaskEncoder):  # an expert may be in no task's mixture
+        if isinstance(self.model.encoder, TaskEncoder):  # no task may use some expert
             return
         zeros = (self.step.jacobian.unreached or []) if self.step.jacobian else []
         left = {id(p) for p in (*zeros, *(p for p in self.trained.shared if p.grad is None))}
@@ -289,7 +289,6 @@ class MultiTaskModule(pl.LightningModule):
             )
 
     def _gather(self, present: Tensor | None) -> None:
-        """Add the gradients of a batch to the accumulated ones."""
         pairs = zip_longest(self._waiting, [p.grad for p in self._stepped])
         self._waiting = [a if b is None else b if a is None else a + b for a, b in pairs]
         mask = self.trained.mask(present, self.device)
@@ -299,8 +298,8 @@ class MultiTaskModule(pl.LightningModule):
     def _release(self) -> Tensor | None:
         """Replace accumulated gradients by their means; return which tasks had labels.
 
-        The result is None if all had. A task's sum is divided by the number of all batches, those
-        without its labels included.
+        The result is None if all tasks had. Every sum is divided by the number of all batches,
+        including those without the task's labels.
         """
         assert self._seen is not None
         for parameter, total in zip(self._stepped, self._waiting, strict=True):
@@ -325,7 +324,7 @@ class MultiTaskModule(pl.LightningModule):
         )
 
     def on_train_epoch_end(self) -> None:
-        """Record the epoch's training losses, and step what is stepped once per epoch."""
+        """Record training losses; step the combiner, methods and learning rates once per epoch."""
         sums, counts = self._epoch_sums.tolist()
         for task, total, count in zip(self.tasks, sums, counts, strict=True):
             if count:
@@ -351,7 +350,6 @@ class MultiTaskModule(pl.LightningModule):
         self._validation.append((logits, batch.targets, batch.sample_weight))
 
     def on_validation_epoch_end(self) -> None:
-        """Compute losses and metrics of the validation split."""
         if self.trainer.sanity_checking:  # a few batches, before the first epoch
             self._validation = []
             return
@@ -359,11 +357,9 @@ class MultiTaskModule(pl.LightningModule):
         self._log_scores("validation")
 
     def test_step(self, batch: Batch, batch_index: int) -> None:
-        """Keep logits and targets, as `validation_step`."""
         self.validation_step(batch, batch_index)
 
     def on_test_epoch_end(self) -> None:
-        """Compute losses and metrics of the test split."""
         self._log_scores("test")
 
     def _log_scores(self, split: str) -> None:
@@ -379,7 +375,7 @@ class MultiTaskModule(pl.LightningModule):
             if self.trainer.state.fn == "fit":
                 self._record(split, name, values)
                 continue
-            for metric, value in values.items():  # what Trainer.validate and test return
+            for metric, value in values.items():  # Trainer.validate and Trainer.test return these
                 self.log(f"{split}/{name}/{metric}", value, batch_size=1)
 
     @property
@@ -388,7 +384,7 @@ class MultiTaskModule(pl.LightningModule):
         return self._history.rows()
 
     def history_from(self, first: int) -> list[dict[str, Any]]:
-        """Return rows of `history` from this one on, at a cost that does not grow with epochs."""
+        """Return rows of `history` from number `first` on, without building the earlier ones."""
         return self._history.rows(first)
 
     def _record(self, split: str, task: str, values: Mapping[str, float]) -> None:
@@ -402,7 +398,6 @@ class MultiTaskModule(pl.LightningModule):
         return self.settings.model_dump(include={*SAME_SETTINGS, *self.settings.method_sections()})
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the combiner's state and the history."""
         checkpoint["qmtl"] = {
             "version": CHECKPOINT_VERSION,
             "settings": self._state_settings(),

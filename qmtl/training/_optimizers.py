@@ -22,9 +22,9 @@ class TrainedParameters:
     Attributes:
         shared: parameters that several of these tasks depend on.
         own: parameters whose entries each belong to one task, and the `further` ones.
-        further: the `further` parameters, which are the last of `own`.
-        row_of: the optimiser's row of each entry along a parameter's first axis: a task's row, or
-            one that is never stepped, or one that is always stepped.
+        further: the `further` parameters, at the end of `own`.
+        row_of: the optimiser's row of each entry along a parameter's first axis: a task's row, a
+            row that is never stepped, or a row that is always stepped.
 
     Raises:
         InvalidInputError: if no parameter is to be trained.
@@ -124,7 +124,7 @@ class _ByRow(torch.optim.Optimizer):
     def step(  # type: ignore[override]
         self, closure: Callable[[], float] | None = None, present: Tensor | None = None
     ) -> float | None:
-        """Step the rows that are `present`, bool (rows,), which have a gradient; None for all."""
+        """Step all rows, or those that are `present`, bool (rows,), of parameters with a gradient."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -163,7 +163,7 @@ class _Rows:
         target.copy_(new if self.here is None else torch.where(self.here, new, target))
 
     def counted(self, state: dict[str, Any], like: Tensor) -> Tensor:
-        """Return the rows' step counts, one number as long as all rows were present."""
+        """Return step counts: one number until a row has been absent, then one per row."""
         if not state["step"].ndim and self.present is not None:
             state["step"] = state["step"].expand(len(self.present)).clone()
         counts: Tensor = state["step"].to(like.device)
@@ -190,7 +190,7 @@ class _AdamRows(_ByRow):
             gradient = gradient.add(weights, alpha=group["weight_decay"])
         rows.replace(mean, mean.lerp(gradient, 1 - first))
         rows.replace(square, (square * second).addcmul(gradient, gradient, value=1 - second))
-        # In double precision as in torch; MPS does not have it.
+        # Double precision, as in torch; MPS lacks it.
         exact = counts if counts.device.type == "mps" else counts.double()
         sizes = rows.spread((rate / (1 - torch.pow(first, exact))).to(weights.dtype))
         roots = rows.spread((1 - torch.pow(second, exact)).sqrt().to(weights.dtype))
@@ -256,15 +256,15 @@ def make_optimizer(
 ) -> torch.optim.Optimizer:
     """Return the optimiser for groups of parameters.
 
-    It uses torch's kernel that steps all of them at once if it can, because a loop over many small
-    parameters is slow. The kernel assumes contiguous memory.
+    Where possible, torch's fused kernel steps all parameters at once, because a loop over many
+    small ones is slow. The kernel needs contiguous memory.
     """
     parameters = [p for group in groups for p in group["params"]]
     fused = all(
         p.is_floating_point() and p.device.type in FUSED and p.is_contiguous() for p in parameters
     )
     make: Any = OPTIMIZERS[settings.optimizer]
-    # Not False, which would also turn off torch's other ways to step many at once.
+    # None, because False would also turn off torch's `foreach` implementation.
     optimizer: torch.optim.Optimizer = make(
         groups, lr=settings.learning_rate, weight_decay=0.0, fused=fused or None
     )

@@ -1,4 +1,4 @@
-"""Result: the outcome of a training run, as tables, curves and a notebook's page."""
+"""Result: the outcome of a training run, as tables, curves and a page in a notebook."""
 
 from array import array
 from collections.abc import Mapping, Sequence
@@ -21,9 +21,8 @@ if TYPE_CHECKING:
 
 Metrics = dict[str, dict[str, dict[str, float]]]
 
-# Most lines that a reader can follow; with more tasks, the median is drawn prominently.
+# With more tasks, a reader cannot follow the lines, and a thick one shows their median.
 MOST_LINES = 12
-# Most rows of a notebook's table.
 MOST_ROWS = 60
 
 
@@ -145,7 +144,7 @@ def plot_curves(
         metric: ``"loss"`` or a metric's name.
         split: ``"train"`` (its loss only) or ``"validation"``.
         tasks: the tasks to draw; None for all that have the metric.
-        kept: the epoch whose weights were kept, which is marked.
+        kept: the epoch to mark, whose weights were kept.
 
     Raises:
         InvalidInputError: if no row fits.
@@ -209,7 +208,6 @@ def _lines(
 
 
 def _loss_curves(result: Result) -> Markup:
-    """Draw the loss curves of the train and validation splits side by side, if there are any."""
     from matplotlib.figure import Figure
 
     there = {row["split"] for row in result.history if row["metric"] == "loss"}

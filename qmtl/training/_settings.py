@@ -15,7 +15,7 @@ STEPS = 7.0
 DECAY = 150.0
 
 LOWER_IS_BETTER = ("loss", "mse", "mae", "ece")
-"""The loss, and the metrics of which a smaller value is the better one."""
+"""The loss, and the metrics for which smaller is better."""
 
 LoggerName = Literal["csv", "tensorboard", "mlflow", "wandb"]
 LOGGERS: tuple[LoggerName, ...] = get_args(LoggerName)
@@ -26,7 +26,7 @@ class LoggingSection(Section):
 
     Attributes:
         loggers: one or more of ``csv``, ``tensorboard``, ``mlflow`` and ``wandb``; all but the
-            first need the extra with their name. Their files are in the run's folder ``logs``.
+            first need the extra with their name. They write into the run's folder ``logs``.
         options: a table from logger to arguments of Lightning's class, such as ``{ wandb = {
             offline = true }, mlflow = { tracking_uri = "http://…" } }``.
     """
@@ -63,8 +63,8 @@ class TrainingSettings(MethodOptions):
             after 5 epochs without a better `monitor`).
         scalarizer: TorchJD scalarizer of the task losses, or ``igb``; the default is their mean. A
             task without labels in a step adds no term to the loss, and its weight does not change.
-            FAMO needs labels of all tasks in each step. DWA uses a task's last loss in steps
-            without labels of it.
+            FAMO needs labels of all tasks in each step. DWA uses the last loss of a task that has
+            no labels in a step.
         aggregator: TorchJD aggregator of the Jacobian; excludes `scalarizer`. With an aggregator
             that weighs rows, tensor hooks of features and parameters see the combined gradient,
             once. With others, or if tasks cannot be differentiated together, hooks see the rows of
@@ -87,11 +87,10 @@ class TrainingSettings(MethodOptions):
         seed: seed of the order of rows and of everything random in training.
         accelerator: Lightning's accelerator: ``cpu``, ``gpu`` or ``auto``.
         devices: number of processes or GPUs. With more than one, each process runs the script, so
-            that other work of the script should be under ``if __name__ == "__main__"``.
+            that the script's other work should be under ``if __name__ == "__main__"``.
         num_workers: number of processes that load data; the data sets here are in memory.
-        threads: torch's number of threads in each process during training; None chooses it by the
-            size of a step, which gives one for all but large models. Afterwards torch's setting is
-            restored.
+        threads: torch's number of threads in each process during training, restored afterwards.
+            None chooses by the size of a step: one thread for all but large models.
     """
 
     model_config = ConfigDict(allow_inf_nan=False)
@@ -134,7 +133,7 @@ class TrainingSettings(MethodOptions):
         """`max_epochs`, which must not be None; see `for_rows`."""
         if self.max_epochs is None:
             raise InvalidInputError(
-                "max_epochs is None, which `qmtl.fit` replaces by a number; elsewhere give one"
+                "max_epochs is None; only `qmtl.fit` chooses a number, so give one here"
             )
         return self.max_epochs
 

@@ -1,4 +1,4 @@
-"""Rows of a Jacobian whose zeros are known, so that several rows are stored in one."""
+"""Rows of a Jacobian with known zeros: rows that do not overlap are stored as one joint row."""
 
 import math
 from dataclasses import dataclass
@@ -38,7 +38,6 @@ class Places:
         return cls(group, task, place, size, (first, partners[first, which]))
 
     def to(self, device: torch.device) -> "Places":
-        """Return these places on another device."""
         group, task, place, first, second = (
             t.to(device) for t in (self.group, self.task, self.place, *self.same)
         )
@@ -51,7 +50,7 @@ class Places:
         return rows
 
     def padded(self) -> tuple[Tensor, Tensor]:
-        """Return each task's places, (tasks, largest number), and a mask of the real ones."""
+        """Return each task's places, padded to (tasks, most places), and the mask of real ones."""
         counts = torch.bincount(self.task, minlength=len(self.group))
         order = torch.arange(max(1, int(counts.max())), device=self.task.device)
         real = order < counts[:, None]
@@ -78,7 +77,7 @@ class SparseRows:
         # reshape cannot infer the width (-1) of a tensor without entries.
         width = math.prod(self.joint.shape[2:])
         values = self.joint.reshape(n_groups, n_places, width).transpose(0, 1)
-        # Rows of different groups only overlap at equal places: multiply their entries there.
+        # Two rows overlap only at equal places: multiply their entries there.
         products = values @ values.transpose(1, 2)
         first, second = p.same
         group = p.group[p.task]

@@ -29,7 +29,7 @@ class TrainingStep:
         number: number of the next step, for messages.
         generator: random generator for the methods.
         last_losses: each task's last loss, (tasks,), for scalarizers that keep state.
-        target_scale: the model's, read in the first step of a training; None before.
+        target_scale: the model's target scale, read in the first step of training; None before.
     """
 
     def __init__(
@@ -57,7 +57,6 @@ class TrainingStep:
         self._sparse = embeddings if self.uses_jacobian or self._gradients else []
 
     def train(self, parameters: TrainedParameters) -> None:
-        """Set the parameters to train."""
         self.shared, self.own = parameters.shared, parameters.own
         self.jacobian: SharedJacobian | None = None
         if self.uses_jacobian:
@@ -77,7 +76,7 @@ class TrainingStep:
                 f"{name} does not go together with aggregator {self.settings.aggregator!r}, which "
                 f"keeps state from one call to the next"
             )
-        # Rows of the head are those of the losses only if no method changes anything in between.
+        # The head's rows fit the losses only if no method replaces logits, losses or gradients.
         self._plain = not (self._change or self._head or self._gradients)
         self._whole = bool(methods)
 
@@ -85,7 +84,7 @@ class TrainingStep:
         return self._losses(batch, rows=False, only=only)
 
     def losses(self, batch: Batch) -> TaskLosses:
-        """Return the losses that a step combines, and what their Jacobian is computed from."""
+        """Return the losses that a step combines, with the tensors for their Jacobian."""
         found = self._losses(batch, rows=self._plain)
         for method in self._change:
             found = method.losses(found, self)
@@ -133,7 +132,7 @@ class TrainingStep:
         return int(labelled.int().argmax()) if int(labelled.sum()) == 1 else None
 
     def _terms_of(self, only: int, batch: Batch, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the loss terms of all tasks when only one has labels and is computed."""
+        """Return the loss terms of all tasks: those of task `only`, and zeros for the others."""
         task = self.tasks[only]
         if self._head is None:
             logits = self.model(self._inputs(batch), [task.name], joined=True)
@@ -166,7 +165,7 @@ class TrainingStep:
         return logits
 
     def _logits(self, batch: Batch, *, rows: bool) -> tuple[Tensor, Tensor | None, Any]:
-        """Return joined logits, features, and what the Jacobian's rows are computed from."""
+        """Return joined logits, features, and the tensors for the Jacobian's rows."""
         inputs = self._inputs(batch)
         if rows and self.jacobian is not None and self.jacobian.n_groups is not None:
             kept = self.jacobian.forward(inputs)
@@ -182,7 +181,7 @@ class TrainingStep:
     def _where(self, batch: Batch) -> Iterator[None]:
         """Add the epoch and step to errors that parts of the model raise.
 
-        Meanwhile, embeddings with sparse gradients get dense ones, which rows need.
+        Inside, sparse embeddings get dense gradients, which the Jacobian's rows need.
         """
         for embedding in self._sparse:
             embedding.sparse = False
@@ -256,13 +255,13 @@ class TrainingStep:
         terms = [term for term in found if term is not None]
         if isinstance(self.model.encoder, TaskEncoder):
             own = self.model.encoder.extra_loss()
-            # All processes have the same parameters, and their gradients are summed.
+            # Every process computes this same loss, and gradients are summed over processes.
             if own is not None and own.requires_grad:
                 terms.append(own / n_processes())
         return torch.stack(terms).sum() if terms else None
 
     def _named(self, error: ValueError) -> InvalidInputError:
-        """Return an error of the combiner with its name."""
+        """Return the combiner's error as an InvalidInputError with the combiner's name."""
         kind = "aggregator" if self.uses_jacobian else "scalarizer"
         reason = " ".join(str(error).split())
         return InvalidInputError(f"{kind} {getattr(self.settings, kind)!r}: {reason}")
@@ -278,7 +277,7 @@ class TrainingStep:
         total = self._scalarized(losses.values, losses.present)
         gradients = torch.autograd.grad(total, [*parameters, *self.weights], allow_unused=True)
         set_gradients(parameters, gradients[: len(parameters)])
-        # The scalarizer saw the losses of all processes, so its own gradient is complete.
+        # The scalarizer saw the losses of all processes, so this gradient is complete.
         for weight, gradient in zip(self.weights, gradients[len(parameters) :], strict=True):
             weight.grad = None if gradient is None else gradient.contiguous()
 

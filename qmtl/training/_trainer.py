@@ -34,11 +34,11 @@ OPERATIONS_PER_THREAD = 1e9
 
 @contextmanager
 def torch_threads(model: MultiTaskModel, settings: TrainingSettings) -> Iterator[None]:
-    """Let torch use `settings.threads`, or what suits a step, at most the present number."""
+    """Let torch use `settings.threads`; for None, as many of its threads as a step needs."""
     before = torch.get_num_threads()
     threads = settings.threads
     if threads is None:
-        # Each parameter once per row, and the plan of a quantum head.
+        # 6 operations per row and parameter, and those of a quantum head's plan.
         batch_size = settings.batch_for(0)
         operations = 6.0 * batch_size * sum(p.numel() for p in model.parameters())
         if isinstance(model.head, QuantumHead):
@@ -71,7 +71,7 @@ def make_trainer(
     """
     used = list(callbacks)
     if settings.patience is not None:
-        # An undefined metric does not count as better; a non-finite loss has raised an error.
+        # check_finite would stop at an undefined metric; for a loss, the step has its own check.
         options: dict[str, Any] = {"mode": monitor_mode(settings.monitor), "check_finite": False}
         # It comes before callbacks that save the state of the others.
         used.insert(0, EarlyStopping(settings.monitor, patience=settings.patience, **options))
@@ -121,9 +121,9 @@ def _check_main(devices: int) -> None:
 
 
 class _PassedOn(Logger):
-    """A logger of `qmtl.training.log_to` as the trainer and its callbacks see it.
+    """Passes a trainer's metrics on to a logger of `qmtl.training.log_to`.
 
-    `log_to` writes its parameters, and closes it after the last metrics.
+    `log_to` itself writes the hyperparameters, and closes the logger after the last metrics.
     """
 
     def __init__(self, inner: Any) -> None:
@@ -150,11 +150,11 @@ def run_trainer(
     checkpoint: Path | None = None,
     validate: bool = True,
 ) -> int:
-    """Run Lightning's trainer; returns how many epochs the module has been trained in all."""
-    # If a model in training mode has modules in evaluation mode, these are the user's choice.
+    """Run Lightning's trainer; return how many epochs the module has been trained in all."""
+    # In a model in training mode, the user may have chosen evaluation mode for some modules.
     if not module.model.training:
         module.model.train()
-    # Training draws random numbers but must not change the caller's generators, also of GPUs.
+    # Training must not change the caller's random generators, including the GPUs'.
     gpus = 0 if module.settings.accelerator == "cpu" else torch.cuda.device_count()
     with own_generator(range(gpus)), quiet_libraries():
         trainer = make_trainer(module.settings, callbacks, folder, validate=validate)
@@ -192,14 +192,14 @@ def _plain_errors() -> Iterator[None]:
             if words in reason:
                 raise InvalidInputError(f"{reason} ({hint})") from None
         if isinstance(error, MisconfigurationException):
-            # A callback or logger from the user cannot work here.
+            # The user gave a callback or logger that cannot work here.
             raise InvalidInputError(reason) from None
         raise
 
 
 @contextmanager
 def _plain_interrupt() -> Iterator[None]:
-    """Turn Ctrl-C into a `KeyboardInterrupt`: Lightning would exit, and then ignore it."""
+    """Turn Ctrl-C into a `KeyboardInterrupt`: Lightning would exit, and leave Ctrl-C ignored."""
     in_main_thread = threading.current_thread() is threading.main_thread()
     handler = signal.getsignal(signal.SIGINT)
     try:
@@ -219,7 +219,7 @@ def quiet_libraries() -> Iterator[None]:
     names = ("pytorch_lightning", "lightning.pytorch", "lightning_fabric")
     with silenced(*names), warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric")
-        # A warning about Nash-MTL's problem in TorchJD's form; the solution is right.
+        # cvxpy warns of the form in which TorchJD states Nash-MTL's problem, but solves it.
         not_dpp = ".*parameterized problem that is not DPP"
         warnings.filterwarnings("ignore", message=not_dpp, module="torchjd")
         yield

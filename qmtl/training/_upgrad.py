@@ -12,7 +12,7 @@ from torch import Tensor
 from torchjd.linalg import DualConeProjector, PSDMatrix
 
 Floats = NDArray[np.float64]
-# A Gramian with a smaller trace counts as zero; what is added to the diagonal of one with trace 1.
+# A Gramian with a smaller trace counts as zero. REG_EPS is added to the diagonal at trace 1.
 NORM_EPS = REG_EPS = 1e-4
 # From this number of rows and of variables, several threads are faster than one.
 MANY = 64
@@ -25,7 +25,7 @@ PATIENCE = 3
 ROUNDING = 16 * float(np.finfo(np.float64).eps)
 
 # Sums may be reordered, so that they vectorise; NaN and infinity keep their meaning. Indices of
-# inner loops are unsigned: a signed index could count from the end.
+# inner loops are unsigned: for signed ones, numba would have to handle counting from the end.
 _compiled: Any = numba.njit(
     cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "arcp", "nsz"}
 )
@@ -34,11 +34,10 @@ _compiled: Any = numba.njit(
 class PivotingProjector(DualConeProjector):
     """Projects weights onto the dual cone of a Jacobian's rows; a TorchJD projector.
 
-    For each ``u`` this is ``argmin v'Gv`` subject to ``v >= u``, for the Gramian ``G`` divided by
-    its trace and with `REG_EPS` on its diagonal, as in TorchJD's ``QuadprogProjector``, to double
-    precision. UPGrad has m such programs in m variables, with one matrix and few active
-    constraints. So block principal pivoting solves them in a few rounds of small dense systems,
-    where a general solver takes them one by one.
+    The projection of ``u`` is ``argmin v'Gv`` subject to ``v >= u``. As in TorchJD's
+    ``QuadprogProjector``, ``G`` is the Gramian divided by its trace, with `REG_EPS` added to its
+    diagonal. UPGrad has m such programs in m variables, with one matrix and few active constraints.
+    Block principal pivoting solves them to double precision in a few rounds of small dense systems.
 
     Raises:
         ValueError: for a Gramian that is not finite, or not positive definite.
@@ -74,9 +73,9 @@ class PivotingProjector(DualConeProjector):
 def complementary(matrix: Floats, offsets: Floats, rounds: int | None = None) -> Floats:
     """Solve, for each row ``q``: ``z >= 0`` with ``y = Mz + q >= 0`` and ``z'y = 0``.
 
-    M is symmetric and positive definite, (m, m); the rows q and z are (n, m). Some y may be
-    negative by rounding errors. After many `rounds` of pivoting, far more than are ever needed,
-    scipy's non-negative least squares solves a row.
+    M is symmetric and positive definite, (m, m); the rows q and z are (n, m). Rounding
+    errors may leave some y negative. scipy's non-negative least squares solves a row that pivoting
+    does not solve in `rounds` rounds; the default is far more than ever needed.
     """
     matrix, offsets = (np.ascontiguousarray(given, float) for given in (matrix, offsets))
     found = np.zeros_like(offsets)
@@ -121,7 +120,7 @@ def _sweep(matrix: Any, z: Any, y: Any) -> Any:
 
 @_compiled
 def _solve_places(matrix: Any, q: Any, places: Any, k: Any, factor: Any, z: Any) -> Any:
-    """Solve Mz + q = 0 on k variables by Cholesky; returns whether M is positive definite there."""
+    """Solve Mz + q = 0 on k variables by Cholesky; return whether M is positive definite there."""
     for i in range(k):
         row, own = matrix[places[i]], factor[i]
         for j in range(i + 1):
@@ -149,7 +148,7 @@ def _solve_places(matrix: Any, q: Any, places: Any, k: Any, factor: Any, z: Any)
 
 @_compiled
 def _move(z: Any, y: Any, free: Any, limit: Any, one: Any) -> Any:
-    """Count the variables with the wrong sign, and move all of them (or only the last if `one`)."""
+    """Count the variables with the wrong sign; move all of them, or only the last if `one`."""
     count = 0
     for j in range(len(z) - 1, -1, -1):
         if (free[j] and z[j] < 0) or (not free[j] and y[j] < limit):

@@ -131,7 +131,7 @@ def test_inference_mode_and_parameters_without_values():
         made = tiny_model(data)
         with pytest.raises(InvalidInputError, match="inference_mode"):
             qmtl.fit(tiny_model(data), data, max_epochs=1, **QUIET)
-    with pytest.raises(InvalidInputError, match="or made there"):
+    with pytest.raises(InvalidInputError, match="cannot be made or trained"):
         qmtl.fit(made, data, max_epochs=1, **QUIET)
     with pytest.raises(InvalidInputError, match="device 'meta' and has no values"):
         qmtl.fit(tiny_model(data).to("meta"), data, max_epochs=1, **QUIET)
