@@ -124,7 +124,7 @@ class _ByRow(torch.optim.Optimizer):
     def step(  # type: ignore[override]
         self, closure: Callable[[], float] | None = None, present: Tensor | None = None
     ) -> float | None:
-        """Step all rows, or those that are `present`, bool (rows,), of parameters with a gradient."""
+        """Step all rows, or the `present` ones, bool (rows,), of parameters with a gradient."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
