@@ -156,7 +156,7 @@ class BenchSummary:
         return next((scores for scores in self.heads if scores.head == name), None)
 
     def compare(self) -> dict[str, Comparison]:
-        """Compare every other head with the reference, by the mean over tasks."""
+        """Compare every other head with the reference, if there is one, by the mean over tasks."""
         tests = self._tests(HeadScores.means)
         corrected = holm({head: test.t_test for head, test in tests.items()})
         return {head: Comparison(test, corrected[head]) for head, test in tests.items()}

@@ -124,7 +124,7 @@ class _ByRow(torch.optim.Optimizer):
     def step(  # type: ignore[override]
         self, closure: Callable[[], float] | None = None, present: Tensor | None = None
     ) -> float | None:
-        """Step the rows of parameters with a gradient: all, or the `present` ones, bool (rows,)."""
+        """Step all rows, or the `present` ones, bool (rows,), of parameters with a gradient."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
