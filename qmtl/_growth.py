@@ -54,7 +54,7 @@ def grown_circuit(circuit: HeadCircuit, task: Task, **register: Any) -> HeadCirc
     sizes = {name: len(circuit.register(name).wires) for name in names}
     if register.get("wires") is not None:
         sizes[task.name] = register["wires"]
-    # Build it alone first, to find how many wires it needs.
+    # A circuit of the new task alone shows how many wires this task needs.
     alone = HeadCircuit(
         [task],
         separate_encodings(circuit)[1],

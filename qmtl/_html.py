@@ -107,7 +107,7 @@ def drawing(content: str | Markup) -> Markup:
 
 
 def folded(title: str, *parts: Markup) -> Markup:
-    """Return parts that a click on their title shows."""
+    """Return a section whose parts a click on the title shows."""
     joined = Markup("\n").join(parts)
     return Markup("<details><summary>{}</summary>{}</details>").format(title, joined)
 

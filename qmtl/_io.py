@@ -37,9 +37,9 @@ def silenced(*names: str) -> Iterator[None]:
 
 
 def process_start(pid: int) -> float | None:
-    """Return when a process started, in seconds after the machine; None if it is not running.
+    """Return a process's start, in seconds since the machine's start; None if it is not running.
 
-    Unlike the time since the epoch, it does not change when the clock is set.
+    Unlike a time since the epoch, this number does not change when the clock is set.
     """
     import psutil
 
@@ -118,11 +118,11 @@ def write_csv(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def console() -> "Console":
-    """Return a console for standard output, on which names of tasks and paths stay as they are."""
+    """Return a console for standard output, which prints names of tasks and paths unchanged."""
     from rich.console import Console
 
-    # Such names come from the user, so a [/b] or a :b: in them is not markup. A file or a pipe has
-    # no width at which rows would have to be broken.
+    # A [/b] or a :b: in a user's names is not markup. A file or a pipe has no width, so its rows
+    # need not be broken.
     width = None if sys.stdout.isatty() else UNBROKEN
     return Console(markup=False, emoji=False, highlight=False, width=width)
 

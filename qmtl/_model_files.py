@@ -126,7 +126,7 @@ def read_parts(
             kind = _part_class("encoder", description, ENCODERS | known)
             encoder = kind.from_dict(description["encoder"])
         kind = _part_class("head", description, HEADS | known)
-        # The user's own circuit parts go to heads of ours; another class knows its own.
+        # qmtl's heads need the user's circuit parts; a user's head class finds its parts itself.
         given = (known,) if issubclass(kind, Head) else ()
         head = kind.from_dict(description["head"], *given)
         columns = description.get("columns")

@@ -220,7 +220,7 @@ def inline_svg(figure: "Figure", label: str) -> Markup:
     text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, count=1, flags=re.DOTALL)
     used = set(re.findall(r'(?:href="#|url\(#)([^")]+)', text))
     own = sha256(text.encode()).hexdigest()[:8]
-    # Only inside tags: the text between them is the user's.
+    # Change tags only: the text between them is the user's.
     text = re.sub(r"<[^>]+>", lambda tag: _for_page(tag[0], used, own), text)
     return Markup(text.replace("<svg", f'<svg role="img" aria-label="{escape(label)}"', 1))
 

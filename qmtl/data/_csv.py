@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 # In order of preference: characters that are rare in texts come first.
 DELIMITERS = ("\t", ";", "|", ",")
-LINES, SAMPLE = 1000, 1 << 16  # lines and bytes that show the delimiter and decimal mark
+LINES, SAMPLE = 1000, 1 << 16  # lines and bytes from which to detect delimiter and decimal mark
 BLOCK = 1 << 18  # bytes to scan for delimiters at a time; they fit in the processor's cache
-FIRST, MANY = 200, 100  # rows, columns
+FIRST, MANY = 200, 100  # rows that show the texts of a column; columns of a wide table
 _BYTE_ORDER_MARKS = {b"\xef\xbb\xbf": "utf-8-sig", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 _NAMELESS = re.compile(r"(Unnamed: \d+(_level_\d+)?)?")
 

@@ -56,7 +56,7 @@ class SoftmaxGate(Gate):
     r"""``softmax(W_t x)`` over the experts that task t sees, as in MMoE.
 
     The experts of `own` have a second weight, as in HoME: a softmax over them, or a sigmoid if
-    there is only one. It is added to the first, so that these experts always have a gradient.
+    there is only one. The sum of both weights counts, so that these experts always have a gradient.
 
     Args:
         sees: which experts each task may have, bool (tasks, experts).
@@ -181,7 +181,7 @@ class SelectGate(Gate):
 class FeatureGate(nn.Module):
     """An expert's view of the inputs: ``x · 2σ(x B A)``, with B and A of low rank, as in HoME.
 
-    It starts as the identity.
+    The gate starts as the identity.
 
     Args:
         width: width of the inputs.
@@ -212,7 +212,7 @@ def smooth_step(z: Tensor, width: float = 1.0) -> Tensor:
 def exclusive_owners(
     tasks: Sequence[str], n_experts: int, n_exclusive: int | None
 ) -> list[tuple[str, ...] | None]:
-    """Return the task that sees each expert, None for all; tasks in turn own the last experts."""
+    """Return the task of each expert, None for all tasks; tasks in turn own the last experts."""
     number = n_experts // 2 if n_exclusive is None else n_exclusive
     if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number <= n_experts:
         raise InvalidInputError(
