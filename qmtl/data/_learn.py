@@ -18,7 +18,7 @@ from qmtl.data._cells import (
 from qmtl.data._columns import CYCLES, TableColumns
 from qmtl.data._csv import is_nameless
 from qmtl.errors import InvalidInputError
-from qmtl.tasks import is_date, rounding
+from qmtl.tasks import is_date, rounding, truth_word
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -80,7 +80,7 @@ def learn_columns(
     numbers = [name for name, what in found.items() if what.kind == "number"]
     numeric: list[tuple[str, float, float]] = []
     if numbers:
-        rows = column_numbers(table, numbers, decimal)[train].T
+        rows = column_numbers(table, numbers, decimal, truths=True)[train].T
         own = None if weights is None else weights[train]
         numeric = [(name, *scale_of(row, own)) for name, row in zip(numbers, rows, strict=True)]
     read = {name: what.dates for name, what in found.items() if what.dates is not None}
@@ -153,7 +153,8 @@ def _what(
     texts, codes = column_texts(column)
     numbers = text_numbers(name, texts, decimal) or text_durations(texts)
     slips = [text for text in texts if text not in numbers]
-    if not slips:
+    # True and False with blanks between them are no longer of pandas' type for truth values.
+    if not slips or all(map(truth_word, texts)):
         return _Found("number")
     # A few words among many different numbers are typing errors. If the column were one of
     # categories, every number would silently become an input.

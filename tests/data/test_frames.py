@@ -486,3 +486,20 @@ def test_columns_of_lists_are_left_out(value):
     with pytest.warns(UserWarning, match=f"'many' holds values of the type {type(value).__name__}"):
         data = from_frame(frame(many=[value] * N), targets="y")
     assert data.columns.names == ("size",)
+
+
+def test_truth_values_with_blanks_are_one_input_in_frames_and_files(tmp_path):
+    flags = [True, False, None] * 20
+    tables = [
+        frame(flag=pd.array(flags, dtype="boolean")),
+        frame(flag=pd.Series(flags, dtype=object)),
+    ]
+    tables[0].to_csv(tmp_path / "a.csv", index=False)
+    found = [from_frame(table, targets="y") for table in tables]
+    found.append(from_csv(tmp_path / "a.csv", targets="y"))
+    for data in found:
+        assert data.columns.is_close(found[0].columns)
+        assert [name for name, *_ in data.columns.numeric] == ["size", "flag"]
+        assert torch.equal(data.train.inputs, found[0].train.inputs)
+    blank = found[0].train.inputs[found[0].train.index % 3 == 2]
+    assert (blank[:, 1] == 0).all()  # the mean
