@@ -32,7 +32,7 @@ _VIEWS = ("all", "frontal", "lateral")
 
 
 @dataclass(frozen=True, eq=False)
-class LabelTable:
+class FindingsTable:
     """The joined rows of one or more label files; `values` are 1, 0 or NaN, (N, findings).
 
     `patients` are texts from the paths: "7" for patient00007. `index` counts the rows of all files
@@ -48,10 +48,10 @@ class LabelTable:
     def __len__(self) -> int:
         return len(self.paths)
 
-    def take(self, rows: np.ndarray) -> "LabelTable":
+    def take(self, rows: np.ndarray) -> "FindingsTable":
         """Return the given rows, by position."""
         paths = [self.paths[row] for row in rows]
-        return LabelTable(
+        return FindingsTable(
             paths, self.patients[rows], self.findings, self.values[rows], self.index[rows]
         )
 
@@ -64,7 +64,7 @@ def read_chestxray_labels(
     uncertain: str | Mapping[str, str] = "ignore",
     blank: str = "ignore",
     views: str = "all",
-) -> LabelTable:
+) -> FindingsTable:
     r"""Read and join the label files of a folder; arguments as in `chestxray`.
 
     Raises:
@@ -112,7 +112,7 @@ def read_chestxray_labels(
     if len(set(paths)) < len(paths):
         twice = next(name for name in paths if paths.count(name) > 1)
         raise InvalidInputError(f"the label files name the image {twice!r} twice")
-    return LabelTable(paths, np.array(patients), findings, np.array(values), np.array(kept))
+    return FindingsTable(paths, np.array(patients), findings, np.array(values), np.array(kept))
 
 
 def _label_files(root: Path, labels: str | Sequence[str] | None) -> list[Path]:
@@ -388,7 +388,7 @@ def chestxray(
     return MultiTaskData("chestxray", definitions, *parts, split_seed=int(seed), notes=tuple(notes))
 
 
-def _some_patients(table: LabelTable, most: int | None) -> LabelTable:
+def _some_patients(table: FindingsTable, most: int | None) -> FindingsTable:
     patients = np.unique(table.patients)
     if most is None or len(patients) <= most:
         return table
@@ -396,7 +396,7 @@ def _some_patients(table: LabelTable, most: int | None) -> LabelTable:
     return table.take(np.flatnonzero(np.isin(table.patients, chosen)))
 
 
-def _learnable(table: LabelTable, train: np.ndarray, asked: bool) -> tuple[list[int], list[str]]:
+def _learnable(table: FindingsTable, train: np.ndarray, asked: bool) -> tuple[list[int], list[str]]:
     """Return the columns with both classes in the train split, and a note on every other column."""
     kept, bad = [], []
     for column, name in enumerate(table.findings):
@@ -415,7 +415,7 @@ def _learnable(table: LabelTable, train: np.ndarray, asked: bool) -> tuple[list[
 
 
 def _targets(
-    table: LabelTable, columns: Sequence[int], kind: str
+    table: FindingsTable, columns: Sequence[int], kind: str
 ) -> tuple[tuple[Task, ...], dict[str, torch.Tensor]]:
     names = [table.findings[column] for column in columns]
     if kind == "multilabel":
