@@ -157,6 +157,12 @@ class Gate:
             raise InvalidInputError(
                 f"{given} {wanted[n_angles]}, got {', '.join(map(str, angles)) or None}"
             )
+        for one in angles:
+            if not isinstance(one, Angle):
+                raise InvalidInputError(
+                    f"the angle of {given} must be an Angle, such as Angle(constant=0.3), got "
+                    f"{one!r}"
+                )
         object.__setattr__(self, "name", name)
         object.__setattr__(self, "wires", wires)
         object.__setattr__(self, "angle", angles[0] if n_angles == 1 else None)

@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Callable, Sequence
 from math import prod
+from operator import index
 from typing import Any
 
 import pennylane as qml
@@ -55,10 +56,16 @@ def from_qfunc(
         >>> qmtl.HeadCircuit([qmtl.Task.binary("a")], ansatz=block).n_weights("a")
         4
     """
-    shape = (weights,) if isinstance(weights, int) else tuple(weights)
+    try:
+        sizes = weights if isinstance(weights, Sequence) else (weights,)
+        shape = tuple(map(index, sizes))
+    except TypeError:
+        raise InvalidInputError(
+            f"weights must be a number of weights, or their shape as a tuple, got {weights!r}"
+        ) from None
     n_weights = prod(shape) if shape else 0
-    sizes = {"n_wires": (n_wires, 1), "n_features": (n_features, 0), "weights": (n_weights, 0)}
-    for name, (value, least) in sizes.items():
+    counts = {"n_wires": (n_wires, 1), "n_features": (n_features, 0), "weights": (n_weights, 0)}
+    for name, (value, least) in counts.items():
         check_integer(name, value, least)
     generator = torch.Generator().manual_seed(0)
     point, other = torch.randn(2, n_features + n_weights, dtype=torch.float64, generator=generator)
@@ -101,6 +108,13 @@ def _traced(
         (script,), _ = qml.transforms.decompose(
             tape, gate_set=known, stopping_condition=lambda op: op.name in known or _is_zz(op)
         )
+    except RuntimeError as error:
+        if "numpy()" not in str(error):
+            raise
+        raise InvalidInputError(
+            "the function applies NumPy to its features or weights, which are torch tensors; use "
+            "torch or pennylane.math"
+        ) from error
     except (TypeError, ValueError, IndexError, qml.exceptions.DecompositionUndefinedError) as error:
         given = [n for n, some in (("features", n_features), ("weights", shape)) if some]
         takes = [f"{n} of shape {tuple(a.shape)}" for n, a in zip(given, arguments, strict=True)]

@@ -181,3 +181,9 @@ def test_bad_angles(options, message):
 def test_indices_of_numpy():
     gate = Gate("RY", np.arange(1), Angle(features=(np.int64(2),)))
     assert gate == Gate("RY", 0, Angle(features=(2,)))
+
+
+def test_an_angle_that_is_a_number_is_refused_with_what_to_write():
+    for angle in (0.3, "x"):
+        with pytest.raises(InvalidInputError, match=r"angle of RX must be an Angle, such as Angle"):
+            Gate("RX", (0,), angle)

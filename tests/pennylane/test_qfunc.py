@@ -214,6 +214,9 @@ def test_an_encoding_with_features_weights_and_their_products():
         (lambda x: [qml.X(0)] if x[0] > 0 else [], {"n_features": 1}, "other gates at other val"),
         (3, {}, "must be a function or a template, got 3"),
         (qml.H, {"weights": -1}, "weights must be an integer >= 0, got -1"),
+        (qml.RX, {"weights": 2.5}, "weights must be a number of weights, or their shape as a tu"),
+        (qml.RX, {"weights": "ab"}, "weights must be a number of weights, or their shape as a tu"),
+        (lambda w: qml.RX(np.sin(w[0]), 0), {"weights": 1}, "applies NumPy to its features or we"),
     ],
 )
 def test_functions_that_are_no_circuit_are_refused(function, options, message):
