@@ -125,7 +125,7 @@ def test_errors(kind, task, words):
         old.adapt(task, (X, labels), methods=["vector"])
     # Among others it is left out.
     assert old.adapt(task, (X, labels), methods=["ridge", "vector"]).head.notes["new"]
-    with pytest.raises(InvalidInputError, match="needs a MixtureHead or a HyperHead, got a Linear"):
+    with pytest.raises(InvalidInputError, match="be a MixtureHead or a HyperHead, got a Linear"):
         AddedVector(NEW, LinearHead(OLD, 4), "a")
     with pytest.raises(InvalidInputError, match=r"measured on the register of 'c'; .*\['a', 'b'\]"):
         AddedVector(NEW, model().head, "c")
