@@ -159,7 +159,7 @@ def _last_layer(encoder: nn.Module) -> nn.Linear | None:
     if isinstance(encoder, TaskEncoder):
         return None
     if type(encoder) in ENCODERS.values():
-        # These encoders all end in their last linear layer, if they have one.
+        # In these encoders, the last linear layer, if there is one, gives the features.
         layers = [module for module in encoder.modules() if type(module) is nn.Linear]
         return layers[-1] if layers and layers[-1].out_features == encoder.out_features else None
     return None

@@ -176,7 +176,7 @@ def _problem(problem: Mapping[str, Any], model: type[BaseModel]) -> str:
 def _follow(
     location: Sequence[Any], model: type[BaseModel]
 ) -> tuple[list[str], type[BaseModel] | None]:
-    """Return the keys of a location as a recipe writes them, and the section where it ends."""
+    """Return an error's keys as a recipe writes them, and the section of the last key."""
     path: list[str] = []
     section: type[BaseModel] | None = model
     members: Mapping[str, type[Section]] = {}

@@ -1,6 +1,6 @@
-"""Functions that ``torch.compile`` must not compile; import this only while it compiles.
+"""Functions that ``torch.compile`` must not compile. Import this module only during compilation.
 
-The decorator imports the compiler, which takes seconds unless the program compiles already. While
+The decorator imports the compiler, which takes seconds if nothing has imported it yet. While
 Dynamo traces a function, it runs the import of this module, and then does not trace into the
 functions here.
 """

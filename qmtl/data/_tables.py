@@ -256,7 +256,7 @@ class _Options:
 
     @property
     def special(self) -> dict[str, str]:
-        """The columns that are neither inputs nor targets, by argument."""
+        """The columns with a role of their own, keyed by the argument that names them."""
         names = ("split_column", "group_column", "weights")
         return {n: getattr(self, n) for n in names if getattr(self, n) is not None}
 

@@ -98,7 +98,8 @@ def plot_roc(task: Task, predictions: Tensor, targets: Tensor, ax: "Axes") -> "A
         area = f"{float(np.diff(false) @ (true[1:] + true[:-1])) / 2:.3f}"
         name = f"{plain(class_labels(task)[i])} {area}"
         label = f"AUROC {area}" if task.kind == "binary" else name
-        # Lines join thresholds directly: rows with equal scores make a diagonal, as in the area.
+        # Straight lines join the points of thresholds, as the area under the curve assumes: rows
+        # with equal scores make a diagonal.
         ax.plot(false, true, label=label, **line_look(number) | {"marker": ""})
     ax.plot([0, 1], [0, 1], color="0.5", linewidth=0.8, linestyle=":")
     ax.set_aspect("equal")

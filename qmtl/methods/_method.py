@@ -123,8 +123,8 @@ class Step(Protocol):
 
         Args:
             losses: losses of these rows, from which a scalarizer computes the weights of the rows.
-            rows: for each parameter its rows, (present, *its shape), summed over processes; the
-                result has a gradient in its shape.
+            rows: for each parameter, one gradient per loss, (losses, *parameter shape), summed over
+                processes. The result has one gradient per parameter.
         """
 
 

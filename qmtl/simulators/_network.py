@@ -248,8 +248,8 @@ class NetworkEngine(Engine):
         *,
         trains: bool = True,
     ) -> None:
-        # A training step keeps all vectors and matrices, with gradients. Without gradients only the
-        # longest vector counts.
+        # Memory: a training step keeps all vectors and matrices, and their gradients. Without
+        # training, only the longest vector counts.
         lane = 2 * sum(one.kept for one in programs)
         if not trains:
             lane = max((3 * one.largest for one in programs), default=0)

@@ -38,7 +38,7 @@ IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
 # Programs on single strings with more operations take longer to plan than many steps on vectors.
 LARGEST_PROGRAM = 100_000
-# Bytes of a single-precision number: in this precision at least one sample must fit.
+# Bytes of a single-precision number. The memory must hold at least one sample in this precision.
 SINGLE = 4
 CACHED_CIRCUITS = 4
 

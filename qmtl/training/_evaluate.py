@@ -39,7 +39,8 @@ def joined_scores(
     sums, counts = (part.tolist() for part in terms)
     column = layout.column_of_output.to(logits.device)
     predictions = layout.activation(logits) * std[column] + mean[column]
-    # Absolute weights, as in `baseline_metrics`: relative ones would round metrics differently.
+    # Weights as the user gave them, as in `baseline_metrics`: weights relative to the largest would
+    # round metrics differently.
     scores = evaluate_joined(layout, predictions, targets, sample_weight)
     return {
         task.name: {"loss": total / count if count else math.nan, **scores[task.name]}

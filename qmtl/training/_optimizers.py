@@ -138,7 +138,7 @@ class _ByRow(torch.optim.Optimizer):
                 if present is not None or (counts is not None and counts.ndim > 0):
                     held.append((parameter, parameter.grad, group, row_of))
                     parameter.grad = None
-        # If all rows have always been present, torch's kernel can do the step.
+        # If every task has had labels in every step so far, torch's kernel can do the step.
         super().step()
         for parameter, gradient, group, row_of in held:
             parameter.grad = gradient

@@ -80,7 +80,7 @@ class AmplitudeEngine(Engine):
         """Add the gradients of the cones that have an output with a gradient."""
         from qmtl.simulators._kernels import add_at
 
-        # NaN counts as a gradient: it must reach the result.
+        # NaN counts as a gradient that is not zero, so that it reaches the result.
         by_output: Array = np.asarray(gradients.any(axis=0))[self.columns]
         wanted: Array = np.asarray(by_output.any(axis=1))
         cones = self.cones[wanted.reshape(len(self.cones), -1).any(axis=1)]

@@ -102,7 +102,7 @@ class PauliEngine(Engine):
         index = self._index
         # Usually all outputs have a gradient, and one sample is enough to see that.
         if np.count_nonzero(gradients[0]) < gradients.shape[1]:
-            # NaN counts as a gradient: it must reach the result.
+            # NaN counts as a gradient that is not zero, so that it reaches the result.
             counts: Array = np.asarray(gradients.any(axis=0))[self.outputs]
             cones = np.flatnonzero(counts.any(axis=1))
             if not len(cones):

@@ -129,8 +129,9 @@ def _operations(
 ) -> list[Op]:
     """List the gates one by one; slots that always have the same angle are merged.
 
-    With `inwards`, each layer begins with the wires farthest from the block, which are the last
-    local wires. So strings that move backwards spread outwards, and there are fewer of them.
+    With `inwards`, each layer begins with the wires farthest from the task's block, which are the
+    last local wires. Strings move from the last gate to the first, so they grow from the block
+    outwards, and there are fewer of them.
     """
     ops: list[Op] = []
     for layer in layers:
