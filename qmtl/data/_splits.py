@@ -223,21 +223,24 @@ def _with_every_class(parts: Sequence[np.ndarray], codes: np.ndarray) -> list[np
     A row leaves the first part only if other rows there have its classes.
     """
     train, *others = (part.copy() for part in parts)
+    ranks = [np.unique(column, return_inverse=True)[1].reshape(-1) for column in codes.T]
+    rank, columns = np.stack(ranks, axis=1), np.arange(codes.shape[1])
+    counts = np.zeros((int(rank.max()) + 1, len(columns)), np.int64)  # of the training rows
+    np.add.at(counts, (rank[train], columns), 1)
+    last = len(train)
     for part in others:
-        for column in range(codes.shape[1]):
-            for value in np.setdiff1d(codes[part, column], codes[train, column]):
-                place = int(np.argmax(codes[part, column] == value))
-                spare = np.flatnonzero(np.all([_occurs_again(c) for c in codes[train].T], axis=0))
-                if len(spare):
-                    train[spare[-1]], part[place] = part[place], train[spare[-1]]
+        for place, column in np.argwhere(counts[rank[part], columns] == 0).tolist():
+            if counts[rank[part[place], column], column]:
+                continue  # an exchange before has brought a row of this class
+            last -= 1
+            while last >= 0 and not (counts[rank[train[last]], columns] > 1).all():
+                last -= 1
+            if last < 0:
+                return [train, *others]
+            counts[rank[train[last]], columns] -= 1
+            counts[rank[part[place]], columns] += 1
+            train[last], part[place] = part[place], train[last]
     return [train, *others]
-
-
-def _occurs_again(column: np.ndarray) -> np.ndarray:
-    """Return for each value whether it occurs more than once."""
-    _, inverse, counts = np.unique(column, return_inverse=True, return_counts=True)
-    again: np.ndarray = counts[inverse] > 1
-    return again
 
 
 def _strata(n: int, stratify: Tensor | None) -> Iterator[np.ndarray]:
