@@ -120,7 +120,7 @@ class Step:
         self.weights = _places(table.weights, self.n_weights)
         # Indices of the features to load. Tables with products need all features (None), and take
         # their number from the input: `circuit` may only describe a native circuit's registers.
-        self.features = table.features if self.is_plain else None
+        self.features = table.features.astype(np.uint64) if self.is_plain else None
         # Numbers of scales, encoding weights and block weights.
         n_encoding = circuit.n_encoding_weights
         self.lengths = (len(circuit.tasks), n_encoding, self.n_weights - n_encoding)
@@ -177,7 +177,9 @@ class Step:
         return _kernels
 
     def _places(self, features: Array) -> Array:
-        return np.arange(features.shape[1]) if self.features is None else self.features
+        if self.features is None:
+            return np.arange(features.shape[1], dtype=np.uint64)
+        return self.features
 
     def state(self, features: Array, weights: Array) -> State:
         """Compute outputs from features and flat weights, and store what a backward pass needs."""

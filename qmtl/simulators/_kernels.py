@@ -10,6 +10,7 @@ from typing import Any
 import numba
 import numpy as np
 import torch
+from numba import uint64
 
 # Sums may be reordered, so that they vectorise; NaN and infinity keep their meaning.
 _FAST = {"reassoc", "contract", "arcp", "nsz"}
@@ -18,8 +19,8 @@ _FAST = {"reassoc", "contract", "arcp", "nsz"}
 OPERATIONS_PER_THREAD = 5e6
 # Work is cut into several pieces per thread, so that one slow thread delays the others less.
 PIECES_PER_THREAD = 4
-# Numbers to transpose together: as many single-precision numbers as a cache line holds.
-LINE = 16
+# Numbers to transpose together, so that they stay in the cache: samples to read, features to write.
+ROWS, LINE = 64, 16
 
 
 def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -51,10 +52,13 @@ def load(columns, features, places, factor):
     A finite sum proves that all features are finite.
     """
     times, total = columns.dtype.type(factor), columns.dtype.type(0)
-    for first in range(0, len(places), LINE):
-        for s in range(np.uint64(len(features))):
-            for i in range(first, min(first + LINE, len(places))):
-                value = features[s, places[i]]
+    samples = uint64(len(features))
+    for first in range(0, samples, ROWS):
+        last = uint64(min(first + ROWS, samples))
+        for i in range(uint64(len(places))):
+            place = places[i]
+            for s in range(uint64(first), last):
+                value = features[s, place]
                 columns[i, s] = times * value
                 total += value
     return total
@@ -63,10 +67,11 @@ def load(columns, features, places, factor):
 @kernel
 def unload(by_feature, by_column, columns, places, slope, is_curved):
     """Pull gradients back through `load`, and through the tanh of its columns if they have one."""
-    times, one = columns.dtype.type(slope), columns.dtype.type(1)
-    for first in range(0, len(places), LINE):
-        for s in range(np.uint64(len(by_feature))):
-            for i in range(first, min(first + LINE, len(places))):
+    times, one, n = columns.dtype.type(slope), columns.dtype.type(1), uint64(len(places))
+    for first in range(0, n, LINE):
+        last = uint64(min(first + LINE, n))
+        for s in range(uint64(len(by_feature))):
+            for i in range(uint64(first), last):
                 given = times * by_column[i, s]
                 if is_curved:
                     given *= one - columns[i, s] * columns[i, s]
