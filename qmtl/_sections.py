@@ -19,14 +19,28 @@ from pydantic import (
 )
 from pydantic_core import CoreSchema, core_schema
 
-from qmtl.errors import unknown_name
+from qmtl.errors import InvalidInputError, unknown_name
 
 Fractions = Annotated[tuple[float, float, float], Field(description="train, validation, test")]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
 
-class Section(BaseModel):
-    """A table of a recipe: frozen; unknown keys are refused."""
+class _OneLine(type(BaseModel)):  # type: ignore[misc]
+    """The type of sections, whose constructors raise errors in one line."""
+
+    def __call__(cls, *args: Any, **keys: Any) -> Any:
+        try:
+            return super().__call__(*args, **keys)
+        except ValidationError as error:
+            raise InvalidInputError(explain(error, cls)) from None
+
+
+class Section(BaseModel, metaclass=_OneLine):
+    """A table of a recipe: frozen; unknown keys are refused.
+
+    Raises:
+        InvalidInputError: by the constructor, for unknown keys and wrong values.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -148,14 +162,14 @@ key 'y'. Known: x
 
 def _problem(problem: Mapping[str, Any], model: type[BaseModel]) -> str:
     path, _ = _follow(problem["loc"], model)
-    where = ".".join(path) or "recipe"
+    where = ".".join(path)
     kind, context = problem["type"], problem.get("ctx", {})
     if kind == "extra_forbidden":
         _, section = _follow(problem["loc"][:-1], model)
         known = list(section.model_fields) if section else []
         close = get_close_matches(path[-1], known, n=1)
         hint = f"; did you mean {close[0]!r}?" if close else "."
-        return f"unknown key {where!r}{hint} Known: {', '.join(known)}"
+        return f"unknown key {where!r}{hint} Known: {', '.join(known) or 'none'}"
     if kind == "literal_error":
         choices = re.findall(r"'([^']*)'", context["expected"])
         return str(unknown_name(f"value of {where}:", problem["input"], choices))
@@ -168,6 +182,8 @@ def _problem(problem: Mapping[str, Any], model: type[BaseModel]) -> str:
     if kind == "missing":
         return f"missing key {where!r}"
     message = problem["msg"].removeprefix("Value error, ")
+    if not where:
+        return message
     if isinstance(problem["input"], Mapping):  # a whole section: the message says what is wrong
         return f"{where}: {message}"
     return f"{where}: {message}, got {problem['input']!r}"

@@ -2,6 +2,7 @@
 
 import warnings
 from dataclasses import dataclass, replace
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -135,8 +136,8 @@ def select(model: MultiTaskModel, data: MultiTaskData, keep: float = 0.5) -> Sel
     References:
         Inspired by ICONS, arXiv:2501.00654.
     """
-    if not 0 < keep <= 1:
-        raise InvalidInputError(f"keep must be in (0, 1], got {keep}")
+    if isinstance(keep, bool) or not isinstance(keep, Real) or not 0 < keep <= 1:
+        raise InvalidInputError(f"keep must be in (0, 1], got {keep!r}")
     table = influences(model, data)
     n_rows = len(table)
     n_kept = max(1, round(keep * n_rows))

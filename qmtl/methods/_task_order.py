@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import combinations, pairwise, permutations
 from typing import TYPE_CHECKING
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 EXACT = 8
 """Up to this many tasks, all orders are tried; for more, good orders are improved."""
+PENALTIES = (0.01, 0.03, 0.1, 0.3, 1.0)
+"""Penalties of the graphical lasso to try if that of the cross-validation has no solution."""
 
 
 @dataclass(frozen=True)
@@ -185,22 +188,32 @@ def _standardised(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _partial_correlations(table: np.ndarray) -> tuple[np.ndarray, float]:
-    from sklearn.covariance import GraphicalLassoCV
+    from sklearn.covariance import GraphicalLasso, GraphicalLassoCV
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.model_selection import KFold
 
     folds = KFold(min(5, len(table)), shuffle=True, random_state=0)
-    lasso = GraphicalLassoCV(cv=folds, assume_centered=True)
+    # Columns that add up to a constant, as those of a task with several classes do, leave small
+    # penalties without a solution. The last penalty always has one.
+    fits = [
+        GraphicalLassoCV(cv=folds, assume_centered=True),
+        *(GraphicalLasso(penalty, assume_centered=True) for penalty in PENALTIES),
+    ]
     state = np.random.get_state()  # the lasso draws seeds from the caller's global generator
     with warnings.catch_warnings():
         # A graph with an error of a few per cent orders tasks just as well.
         warnings.simplefilter("ignore", ConvergenceWarning)
         warnings.simplefilter("ignore", RuntimeWarning)
-        lasso.fit(table)
+        for lasso in fits:
+            with suppress(FloatingPointError):
+                lasso.fit(table)
+                break
     np.random.set_state(state)
     precision = lasso.precision_
     scale = np.sqrt(np.diag(precision))
-    return -precision / np.outer(scale, scale), lasso.alpha_
+    return -precision / np.outer(scale, scale), getattr(
+        lasso, "alpha_", lasso.get_params().get("alpha")
+    )
 
 
 def _length(weights: np.ndarray, order: Sequence[int]) -> float:

@@ -116,8 +116,9 @@ class ColumnsEstimator(BaseEstimator):
 
         Args:
             X: inputs (n, features), finite numbers, none missing.
-            y: (n,) or (n, columns), whose tasks are ``y0``, ``y1``, …; or a DataFrame, whose
-                columns name the tasks. Classes may have any sortable type, and are at least two.
+            y: (n,) or (n, columns), whose tasks are ``y0``, ``y1``, …; or a DataFrame or mapping
+                of columns, whose names are the tasks'. Classes may have any sortable type, and are
+                at least two.
             sample_weight: weight of each row in losses and scales, (n,): a row of weight 2 counts
                 like two rows, a row of weight 0 not at all. It multiplies class weights. None for 1
                 each.

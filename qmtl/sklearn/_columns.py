@@ -1,6 +1,6 @@
 """The columns of a target: each a classification or a regression, and its predictions."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from numbers import Real
@@ -192,7 +192,17 @@ def agreement(name: str, truth: np.ndarray, predicted: np.ndarray) -> np.ndarray
 
 
 def read_target(y: Any) -> tuple[Layout, list[np.ndarray]]:
-    """Return the form and the columns of a target: an array, a list, a Series or a DataFrame."""
+    """Return the form and the columns of a target.
+
+    A target is an array, a list, a Series, a DataFrame, or a mapping from names to columns.
+    """
+    if isinstance(y, Mapping):
+        import pandas as pd
+
+        try:
+            y = pd.DataFrame(dict(y))
+        except ValueError as error:
+            raise InvalidInputError(f"y: the columns do not fit together: {error}") from None
     if hasattr(y, "iloc") and getattr(y, "ndim", 0) == 2:
         labels = tuple(y.columns)
         names = tuple(str(label) for label in labels)
@@ -203,7 +213,9 @@ def read_target(y: Any) -> tuple[Layout, list[np.ndarray]]:
     else:
         array = _as_array(y)
         if array.ndim not in (1, 2):
-            raise InvalidInputError(f"y: expected 1 or 2 dimensions, got shape {array.shape}")
+            raise InvalidInputError(
+                f"y: expected 1 or 2 dimensions, got {type(y).__name__} of shape {array.shape}"
+            )
         columns = [array] if array.ndim == 1 else [_plain(column) for column in array.T]
         names = tuple(f"y{i}" for i in range(len(columns)))
         label = getattr(y, "name", None) if hasattr(y, "iloc") else None

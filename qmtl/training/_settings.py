@@ -3,7 +3,7 @@
 import math
 from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
 from qmtl._sections import Section, Seed
 from qmtl.errors import InvalidInputError, unknown_name
@@ -191,14 +191,4 @@ def settings_from(settings: TrainingSettings | None, options: dict[str, Any]) ->
     for name in options:
         if name not in TrainingSettings.model_fields:
             raise unknown_name("training setting", name, TrainingSettings.model_fields)
-    try:
-        return settings or TrainingSettings(**options)
-    except ValidationError as error:
-        raise InvalidInputError(
-            "; ".join(
-                f"{'.'.join(map(str, e['loc']))}: {e['msg']}, got {e['input']!r}"
-                if e["loc"]
-                else e["msg"]
-                for e in error.errors()
-            ).replace("Value error, ", "")
-        ) from None
+    return settings or TrainingSettings(**options)

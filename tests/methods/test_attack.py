@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from pydantic import ValidationError
 
 import qmtl
 from qmtl.data import Split
@@ -104,7 +103,7 @@ def test_limits_of_pixels():
     inputs = torch.tensor([[0.1, 0.9, 0.5]])
     moved = attack.changed(inputs, lambda x: torch.tensor([[-1.0, 1.0, 1.0]]))
     torch.testing.assert_close(moved, torch.tensor([[0.0, 1.0, 0.8]]))
-    with pytest.raises(ValidationError, match=r"low must be below high, got 1\.0 and 0\.0"):
+    with pytest.raises(InvalidInputError, match=r"^low must be below high, got 1\.0 and 0\.0"):
         Attack(low=1, high=0)
 
 

@@ -128,7 +128,7 @@ def test_leaves_the_model_alone():
 def test_bad_arguments():
     data = planted(n=60)
     model = model_for(data)
-    for keep in (0, 1.2, float("nan")):
+    for keep in (0, 1.2, float("nan"), "half", True):
         with pytest.raises(InvalidInputError, match=r"keep must be in \(0, 1\]"):
             select(model, data, keep=keep)
     unknown = dict(

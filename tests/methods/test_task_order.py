@@ -140,6 +140,21 @@ def test_classes_have_columns_and_residuals_replace_labels():
     assert not np.allclose(residual.weights, graph.weights)
 
 
+def test_unrelated_tasks_with_several_classes_have_a_graph():
+    # Their columns are singular, and without relations between tasks the best penalty is small.
+    random = np.random.default_rng(0)
+    inputs = random.normal(size=(200, 6))
+    labels = {
+        "a": (inputs[:, 0] > 0).astype(int),
+        "b": inputs[:, 1] * 2 + 1,
+        "c": np.digitize(inputs[:, 2], [-0.5, 0.5]),
+    }
+    graph = task_graph(qmtl.data.from_arrays(inputs, labels))
+    assert np.isfinite(graph.weights.to_numpy()).all()
+    assert graph.weights.to_numpy().max() < 0.4
+    assert graph.alpha in (0.01, 0.03, 0.1, 0.3)
+
+
 def test_the_ring_is_drawn():
     graph = task_graph(qmtl.data.digits())
     ax = graph.plot(ax=Figure().subplots())

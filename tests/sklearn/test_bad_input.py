@@ -74,7 +74,7 @@ def test_parameters(params, words):
         (np.c_[HALF, np.zeros(12, int)], "column 'y1' has only one class, 0"),
         (pd.Series([*HALF[:11], None], name="sold"), "column 'sold' contains NaN"),
         (HALF[:5], "inconsistent numbers of samples"),
-        (HALF[:, None, None], r"1 or 2 dimensions, got shape \(12, 1, 1\)"),
+        (HALF[:, None, None], r"1 or 2 dimensions, got ndarray of shape \(12, 1, 1\)"),
         (np.empty((12, 0)), "at least one column"),
         (NUMBERS, "Unknown label type: continuous"),
         ([*HALF[:11], np.nan], "'y0' contains NaN"),

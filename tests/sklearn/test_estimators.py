@@ -60,6 +60,17 @@ def test_wine_by_name_in_a_pipeline(wine):
     assert pipeline.predict_proba(test).shape == (len(test), 3)
 
 
+def test_a_mapping_of_columns_is_a_table():
+    X = np.random.default_rng(0).normal(size=(30, 3))
+    columns = {"kind": (X[:, 0] > 0).astype(int), "size": X[:, 1]}
+    estimator = MultiTaskEstimator(max_epochs=1, random_state=0)
+    found = estimator.fit(X, columns).predict(X)
+    pd.testing.assert_frame_equal(found, estimator.fit(X, pd.DataFrame(columns)).predict(X))
+    assert estimator.score(X, columns) == estimator.score(X, pd.DataFrame(columns))
+    with pytest.raises(ValueError, match=r"y: the columns do not fit together: .*same length"):
+        estimator.fit(X, columns | {"size": X[:5, 1]})
+
+
 def test_several_classifications(wine):
     X = wine[0].to_numpy()
     cultivar = np.unique(wine[1]["cultivar"], return_inverse=True)[1]
