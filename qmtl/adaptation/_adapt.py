@@ -85,6 +85,7 @@ def adapted_head(
         ('ridge', ['a', 'b', 'c'])
     """
     started = time.perf_counter()
+    methods = (methods,) if isinstance(methods, str) else tuple(methods)
     _check(head, task, methods)
     # Fits use numpy, so they need a copy of the head on the CPU.
     device = next(head.parameters()).device
@@ -93,7 +94,7 @@ def adapted_head(
     features, targets = features.cpu(), targets.cpu()
     known = task.labelled(targets)
     features, targets = features[known].detach(), targets[known]
-    _check_labels(task, targets)
+    check_labels(task, targets)
     weights = None
     if sample_weight is not None:
         weights = sample_weight.cpu().double()[known]
@@ -211,14 +212,14 @@ def _check(head: Head, task: Task, methods: Sequence[str]) -> None:
         *(() if _takes_vector(head, task) else ("vector",)),
     }
     usable = [name for name in methods if name not in unusable]
-    if isinstance(methods, str) or not usable:
+    if not usable:
         raise InvalidInputError(
             f"methods must be some of {', '.join(METHODS)}, got {methods!r} for the {task.kind} "
             f"task {task.name!r}"
         )
 
 
-def _check_labels(task: Task, targets: Tensor) -> None:
+def check_labels(task: Task, targets: Tensor) -> None:
     if len(targets) < 2:
         raise InvalidInputError(
             f"task {task.name!r}: at least two labelled rows are needed, got {len(targets)}"

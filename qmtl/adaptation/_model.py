@@ -8,7 +8,7 @@ from torch import Tensor
 
 from qmtl._model_files import check_plain
 from qmtl._target_scale import label_scale
-from qmtl.adaptation._adapt import adapted_head
+from qmtl.adaptation._adapt import adapted_head, check_labels
 from qmtl.data import MultiTaskData, column_differences
 from qmtl.errors import InvalidInputError
 from qmtl.heads import ExtendedHead, Head
@@ -30,10 +30,11 @@ def adapted_to(
         kind = type(model.head).__name__
         raise InvalidInputError(f"only a head of qmtl.heads can be adapted, got a {kind}")
     if not isinstance(task, Task):
-        raise InvalidInputError(f"new_task must be a Task, got {task!r}")
+        raise InvalidInputError(f"new_task must be a Task, got a {type(task).__name__}")
     inputs, targets, weights = _labelled_rows(model, task, data, sample_weight)
     scale = None
     if task.kind == "regression":
+        check_labels(task, targets)
         mean, std = scale = label_scale(targets, weights)
         wide = targets.reshape(len(targets), -1).double()
         targets = ((wide - mean) / std).reshape(targets.shape)

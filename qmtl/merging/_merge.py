@@ -216,6 +216,8 @@ def merge(
         descent, arXiv:2501.01230; Concrete subspace learning, arXiv:2312.06173; LED-Merging,
         arXiv:2502.16770.
     """
+    if isinstance(models, MultiTaskModel):
+        raise InvalidInputError("models must be a list of MultiTaskModel, got a single one")
     models = list(models)
     same_tasks = check_models(models)
     if method not in METHODS:

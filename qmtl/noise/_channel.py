@@ -180,6 +180,8 @@ class CoherentError:
     rotations: tuple[tuple[str, tuple[int, ...], float], ...] = ()
 
     def __post_init__(self) -> None:
+        if not isinstance(self.relative, Real):
+            raise InvalidInputError(f"relative must be a number, got {self.relative!r}")
         for name, at, _ in self.rotations:
             if name not in ROTATIONS:
                 raise unknown_name("rotation", name, sorted(ROTATIONS))

@@ -38,6 +38,9 @@ class DeviceNoise:
             gate's channels.
         timing: durations of gates and relaxation of idle wires; None for no noise on idle wires.
 
+    Raises:
+        InvalidInputError: for other channels or probabilities.
+
     Example:
         >>> noise = DeviceNoise.uniform(one_qubit=0.001, two_qubit=0.01, readout=0.02)
         >>> noise.after(Gate("CZ", (3, 4)))[0][1]
@@ -51,6 +54,18 @@ class DeviceNoise:
     readouts: Mapping[int, tuple[float, float]] = field(default_factory=dict)
     coherent: Mapping[str | Key, CoherentError] = field(default_factory=dict)
     timing: Timing | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("one_wire", "two_wire"):
+            channel = getattr(self, name)
+            if not isinstance(channel, Channel | None):
+                raise InvalidInputError(f"{name} must be a Channel or None, got {channel!r}")
+        for where, flips in {"readout": self.readout, **self.readouts}.items():
+            name = where if where == "readout" else f"readout of wire {where}"
+            if not isinstance(flips, Sequence) or len(flips) != 2:
+                raise InvalidInputError(f"{name} must be two probabilities, got {flips!r}")
+            for probability in flips:
+                check_probability(name, probability)
 
     @classmethod
     def uniform(cls, one_qubit: float = 0.0, two_qubit: float = 0.0, readout: float = 0.0) -> Self:

@@ -258,7 +258,7 @@ def test_rows_without_weight_are_as_if_they_were_not_there(kind):
     torch.testing.assert_close(some.predict(X)["new"], half.predict(X)["new"])
     # As good as without it, too: what it says is in parts of the largest.
     tiny = model().adapt(task, (X, labels), sample_weight=WEIGHTS, methods=["ridge"])
-    half = model().adapt(task, (X[GOOD], labels[GOOD]), methods=["ridge"])
+    half = model().adapt(task, (X[GOOD], labels[GOOD]), methods="ridge")
     torch.testing.assert_close(tiny.predict(X)["new"], half.predict(X)["new"], rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(tiny.target_scale(["new"]), half.target_scale(["new"]))
 
@@ -307,7 +307,12 @@ def _data(name, task, labels):
     ("change", "words"),
     [
         (lambda m, y: m.adapt(OLD[0], (X, y)), "has a task 'a' already; its tasks are a, b, c"),
-        (lambda m, y: m.adapt("new", (X, y)), "new_task must be a Task, got 'new'"),
+        (lambda m, y: m.adapt("new", (X, y)), "new_task must be a Task, got a str"),
+        (
+            lambda m, y: m.adapt(Task.regression("n"), (X, 0 * y + 7)),
+            r"two different values, .*\[7.0\]",
+        ),
+        (lambda m, y: m.adapt((X, y), Task.binary("n")), "new_task must be a Task, got a tuple"),
         (lambda m, y: m.adapt(Task.binary("n"), (X, 0 * y)), r"two different classes, .*\[0.0\]"),
         (
             lambda m, y: m.adapt(Task.multilabel("n", 2), (X[:1], torch.tensor([[0, 1]]))),

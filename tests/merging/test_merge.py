@@ -373,6 +373,11 @@ def test_options_that_do_not_fit(options, words):
         qmtl.merge([model(), model(C)], **options)
 
 
+def test_models_are_a_list():
+    with pytest.raises(InvalidInputError, match="models must be a list of MultiTaskModel"):
+        qmtl.merge(model(), model(C))
+
+
 def test_every_method_gives_an_ordinary_model(tmp_path):
     sets, base = [data(A), data(C)], model()
     for method in METHODS:

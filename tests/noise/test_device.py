@@ -103,6 +103,21 @@ def test_bad_descriptions(change, message):
         DeviceNoise.from_dict(DeviceNoise.uniform(0.1).to_dict() | change)
 
 
+@pytest.mark.parametrize(
+    ("made", "words"),
+    [
+        (lambda: DeviceNoise(one_wire=0.1), "one_wire must be a Channel or None, got 0.1"),
+        (lambda: DeviceNoise(readout=(2, 0)), r"readout must be in \[0, 1\], got 2"),
+        (lambda: DeviceNoise(readout=0.1), "readout must be two probabilities, got 0.1"),
+        (lambda: DeviceNoise(readouts={3: (0.1, "x")}), r"readout of wire 3 must be in .* got 'x'"),
+        (lambda: CoherentError(relative="x"), "relative must be a number, got 'x'"),
+    ],
+)
+def test_bad_arguments(made, words):
+    with pytest.raises(InvalidInputError, match=words):
+        made()
+
+
 def test_bad_files(tmp_path):
     path = tmp_path / "noise.json"
     with pytest.raises(InvalidInputError, match="cannot be read"):
