@@ -41,8 +41,8 @@ class TargetScale(nn.Module):
             start = torch.ones if part == "std" else torch.zeros
             self.register_buffer(part, start(layout.n_columns))
 
-    def set(self, task: str, mean: Tensor, std: Tensor) -> None:
-        """Set a regression task's target mean and standard deviation, one per target.
+    def set(self, task: str, mean: Tensor | float, std: Tensor | float) -> None:
+        """Set a regression task's target mean and standard deviation: numbers, or one per target.
 
         Raises:
             InvalidInputError: if a mean is not finite, or a deviation not finite and positive, in
@@ -51,7 +51,7 @@ class TargetScale(nn.Module):
         if task not in self.regressions:
             raise unknown_name("regression task", task, self.regressions)
         whole, rest, deviation = (getattr(self, part)[self.slices[task]] for part in PARTS)
-        mean, std = mean.reshape(-1).to(whole.device), std.reshape(-1).to(whole.device)
+        mean, std = (torch.as_tensor(v).reshape(-1).to(whole.device) for v in (mean, std))
         # Float32 also in a float64 model, so that a cast of the model does not change the scale.
         rounded, width = mean.float(), std.float()
         if not (rounded.isfinite() & width.isfinite() & (width > 0)).all():

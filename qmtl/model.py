@@ -289,7 +289,7 @@ class MultiTaskModel(nn.Module):
             if not torch.equal(values, found[1][name]):
                 raise QmtlError(f"the outputs of task {name!r} changed when a task was added")
 
-    def set_target_scale(self, task: str, mean: Tensor, std: Tensor) -> None:
+    def set_target_scale(self, task: str, mean: Tensor | float, std: Tensor | float) -> None:
         """Set a regression task's target mean and deviation; see `TargetScale.set` for errors."""
         self.scale.set(task, mean, std)
 
@@ -302,7 +302,7 @@ class MultiTaskModel(nn.Module):
             >>> import qmtl
             >>> circuit = qmtl.HeadCircuit([qmtl.Task.regression("a"), qmtl.Task.binary("b")])
             >>> model = MultiTaskModel(qmtl.encoders.Identity(4), qmtl.QuantumHead(circuit))
-            >>> model.set_target_scale("a", torch.tensor(5.0), torch.tensor(2.0))
+            >>> model.set_target_scale("a", mean=5.0, std=2.0)
             >>> [value.tolist() for value in model.target_scale()]
             [[5.0, 0.0], [2.0, 1.0]]
         """

@@ -70,7 +70,7 @@ class TaskDefinition:
     def multiclass(
         cls,
         name: str,
-        n_classes: int,
+        n_classes: int | None = None,
         *,
         class_names: Sequence[str] | None = None,
         class_weights: Sequence[float] | None = None,
@@ -78,19 +78,23 @@ class TaskDefinition:
     ) -> Self:
         """Return a task with one of `n_classes` >= 2 exclusive classes, with one logit per class.
 
+        Without `n_classes`, the class names give the number.
+
         Example:
             >>> from qmtl.tasks import Task
             >>> Task.multiclass("digit", 10).main_metric
             'accuracy'
+            >>> Task.multiclass("size", class_names=("small", "medium", "large")).n_outputs
+            3
         """
-        weights: Any = class_weights
-        return cls(name, "multiclass", n_classes, class_names, weights, metrics)  # type: ignore[arg-type]
+        n: Any = _counted(n_classes, class_names)
+        return cls(name, "multiclass", n, class_names, class_weights, metrics)  # type: ignore[arg-type]
 
     @classmethod
     def multilabel(
         cls,
         name: str,
-        n_labels: int,
+        n_labels: int | None = None,
         *,
         class_names: Sequence[str] | None = None,
         class_weights: Sequence[float] | None = None,
@@ -98,13 +102,15 @@ class TaskDefinition:
     ) -> Self:
         """Return a task with several yes-or-no labels per sample, with one logit per label.
 
+        Without `n_labels`, the class names give the number.
+
         Example:
             >>> from qmtl.tasks import Task
             >>> Task.multilabel("finding", 2, class_names=("edema", "mass")).n_outputs
             2
         """
-        weights: Any = class_weights
-        return cls(name, "multilabel", n_labels, class_names, weights, metrics)  # type: ignore[arg-type]
+        n: Any = _counted(n_labels, class_names)
+        return cls(name, "multilabel", n, class_names, class_weights, metrics)  # type: ignore[arg-type]
 
     @classmethod
     def regression(
@@ -156,6 +162,12 @@ class TaskDefinition:
             if key not in data:
                 raise InvalidInputError(f"task: the key '{key}' is missing from {data!r}")
         return cls(**data)
+
+
+def _counted(number: int | None, class_names: Sequence[str] | None) -> int | None:
+    if number is not None or class_names is None or isinstance(class_names, str):
+        return number
+    return len(class_names)
 
 
 def metric_names(task: "TaskDefinition") -> tuple[str, ...]:
