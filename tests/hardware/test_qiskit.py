@@ -219,7 +219,21 @@ ODD_NAMES += [
     "-",
     "Σ/2",
     "im",
-    *"y z h s t cx u3 sin sqrt true false switch default pragma creg gate if".split(),
+]
+ODD_NAMES += [
+    "y",
+    "z",
+    "h",
+    "s",
+    "t",
+    "cx",
+    "u3",
+    "sin",
+    "sqrt",
+    "true",
+    "switch",
+    "pragma",
+    "creg",
 ]
 
 
