@@ -280,11 +280,11 @@ def planned_epochs(settings: TrainingSettings, model: MultiTaskModel, trainer: A
     """
     epochs = settings.max_epochs or trainer.max_epochs
     if epochs is not None and epochs > 0:
-        return int(epochs)
+        return float(epochs)
     if trainer.max_steps > 0:
         trainer.fit_loop.setup_data()
         batches = trainer.max_steps * settings.accumulate_grad_batches
-        return math.ceil(batches / trainer.num_training_batches)
+        return float(math.ceil(batches / trainer.num_training_batches))
     if settings.schedule == "cosine" or isinstance(model.encoder, TaskEncoder):
         what = "schedule 'cosine'" if settings.schedule == "cosine" else "the encoder"
         raise InvalidInputError(
@@ -300,7 +300,7 @@ def make_schedule(
     """Return the schedule of the learning rates; None for constant ones."""
     schedulers = torch.optim.lr_scheduler
     if settings.schedule == "cosine":
-        return schedulers.CosineAnnealingLR(optimizer, n_epochs)
+        return schedulers.CosineAnnealingLR(optimizer, int(n_epochs))
     if settings.schedule == "plateau":
         mode: Any = monitor_mode(settings.monitor)
         return schedulers.ReduceLROnPlateau(optimizer, mode, factor=0.5, patience=5)
