@@ -211,14 +211,13 @@ def _load(change: Callable[[Any, Loading], None], module: nn.Module, *given: Any
 
 def join_rows(rows: TaskRows, loading: Loading) -> None:
     """Join the tasks' values in a state to the module's parameter, before torch loads the state."""
-    key = f"{loading.prefix}parameter"
+    key, keys = f"{loading.prefix}parameter", rows.keys(loading.prefix)
+    # torch.distributed.checkpoint adds the present parameter to the tasks' values that it loads.
+    is_whole = key in loading.state and loading.state.keys().isdisjoint(keys)
     # torch computes a pruned or parametrised parameter from others, and loads those.
-    if not isinstance(rows.parameter, nn.Parameter):
+    if is_whole or not isinstance(rows.parameter, nn.Parameter):
         return
-    keys, current = rows.keys(loading.prefix), rows.split(rows().detach())
-    # torch.distributed.checkpoint adds the present parameter to the values that it loads.
-    if key in loading.state and loading.state.keys().isdisjoint(keys):
-        return
+    current = rows.split(rows().detach())
     parts = [loading.take(own, part) for own, part in zip(keys, current, strict=True)]
     if rows.parameter.ndim == 1:
         parts = [part.reshape(-1) for part in parts]

@@ -365,6 +365,7 @@ def _check_shapes(task: Task, logits: Tensor, targets: Tensor) -> None:
     if targets.shape != expected or targets.is_floating_point() == (task.kind == "multiclass"):
         raise InvalidInputError(
             f"task '{task.name}': logits {tuple(logits.shape)} need targets from "
-            f"Task.to_targets of shape {tuple(expected)}, got {tuple(targets.shape)} "
+            f"Task.to_targets of shape {tuple(expected)}, as "
+            f"{'integers' if task.kind == 'multiclass' else 'floats'}, got {tuple(targets.shape)} "
             f"{targets.dtype}"
         )

@@ -196,7 +196,7 @@ def settings_from(settings: TrainingSettings | None, options: dict[str, Any]) ->
     except ValidationError as error:
         raise InvalidInputError(
             "; ".join(
-                f"{'.'.join(map(str, e['loc']))}: {e['msg']}, got {e['input']!r}"
+                f"{'.'.join(map(str, e['loc']))}: {e['msg']}, got {' '.join(repr(e['input']).split()):.100}"
                 if e["loc"]
                 else e["msg"]
                 for e in error.errors()
