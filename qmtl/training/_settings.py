@@ -194,11 +194,9 @@ def settings_from(settings: TrainingSettings | None, options: dict[str, Any]) ->
     try:
         return settings or TrainingSettings(**options)
     except ValidationError as error:
-        raise InvalidInputError(
-            "; ".join(
-                f"{'.'.join(map(str, e['loc']))}: {e['msg']}, got {' '.join(repr(e['input']).split()):.100}"
-                if e["loc"]
-                else e["msg"]
-                for e in error.errors()
-            ).replace("Value error, ", "")
-        ) from None
+        reasons = []
+        for e in error.errors():
+            place, given = ".".join(map(str, e["loc"])), " ".join(repr(e["input"]).split())
+            message = e["msg"].replace("Value error, ", "")
+            reasons.append(f"{place}: {message}, got {given:.100}" if place else message)
+        raise InvalidInputError("; ".join(reasons)) from None
