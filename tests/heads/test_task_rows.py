@@ -83,6 +83,23 @@ class TestJoined:
                 gradient = torch.zeros_like(parameter) if gradient is None else gradient
                 torch.testing.assert_close(gradient, parameter.grad)
 
+    @pytest.mark.parametrize("kind", HEAD_TYPES)
+    def test_a_tasks_logits_may_be_changed_in_place(self, kind):
+        head = rival(kind).double()
+        x = features_for(head, dtype=torch.float64).requires_grad_()
+        logits, changed = head(x), head(x)
+        changed["t0"].sigmoid_()
+        changed["t1"][0] = 0.0
+        expected = {**logits, "t0": logits["t0"].sigmoid()}
+        expected["t1"] = torch.cat([torch.zeros_like(logits["t1"][:1]), logits["t1"][1:]])
+        assert_equal(changed, expected)
+        leaves = [x, *(p for p in head.parameters() if p.requires_grad)]
+        found, right = (
+            torch.autograd.grad(sum(v.square().sum() for v in values.values()), leaves)
+            for values in (changed, expected)
+        )
+        torch.testing.assert_close(found, right)
+
 
 class TestStates:
     @pytest.mark.parametrize("kind", HEAD_TYPES)
