@@ -170,7 +170,8 @@ def _problem(problem: Mapping[str, Any], model: type[BaseModel]) -> str:
         close = get_close_matches(path[-1], known, n=1)
         hint = f"; did you mean {close[0]!r}?" if close else "."
         return f"unknown key {where!r}{hint} Known: {', '.join(known) or 'none'}"
-    if kind == "literal_error":
+    given = f"{' '.join(repr(problem['input']).split()):.100}"  # in one line
+    if kind == "literal_error" and isinstance(problem["input"], str):
         choices = re.findall(r"'([^']*)'", context["expected"])
         return str(unknown_name(f"value of {where}:", problem["input"], choices))
     if kind == "union_tag_invalid":
@@ -186,7 +187,7 @@ def _problem(problem: Mapping[str, Any], model: type[BaseModel]) -> str:
         return message
     if isinstance(problem["input"], Mapping):  # a whole section: the message says what is wrong
         return f"{where}: {message}"
-    return f"{where}: {message}, got {problem['input']!r}"
+    return f"{where}: {message}, got {given}"
 
 
 def _follow(

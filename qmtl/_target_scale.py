@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from qmtl.errors import InvalidInputError, unknown_name
-from qmtl.heads import Loading, escaped
+from qmtl.heads import Loading, escaped, own_storage
 from qmtl.tasks import Task, rounding, task_layout
 
 # The mean of targets, its rounding error, and their standard deviation.
@@ -121,7 +121,8 @@ def split_scale(model: Any, state: dict[str, Any], prefix: str, _: object) -> No
     """Split a `TargetScale` in a module's state into one key per task (a hook of torch)."""
     for part in PARTS:
         values = state.pop(f"{prefix}scale.{part}")
-        state.update((key, values[own]) for key, own in model.scale.keys(part, prefix).items())
+        keys = model.scale.keys(part, prefix)
+        state.update((key, own_storage(values[own])) for key, own in keys.items())
 
 
 def join_scale(model: Any, loading: Loading) -> None:

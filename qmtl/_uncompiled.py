@@ -11,7 +11,9 @@ from typing import Any
 import torch
 
 
-@torch.compiler.disable
+@torch.compiler.disable(
+    reason="heads run kernels of their own; use fullgraph=False to compile, strict=False to export"
+)
 def uncompiled(function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
     """Call a function as if nothing was compiled.
 

@@ -161,17 +161,18 @@ def missing_extra(what: str, extra: str, reason: object = "") -> MissingDependen
 
 
 def nearest(name: object, choices: Iterable[str]) -> list[str]:
-    """Return up to two choices that are spelled nearly like a name, the nearest first.
+    """Return up to two choices that are spelled nearly like a name, or have it as initials.
 
     Example:
-        >>> nearest("ash", ["Ash", "Alcohol"])
-        ['Ash']
+        >>> nearest("ash", ["Ash", "Alcohol"]), nearest("lr", ["loss", "learning_rate"])
+        (['Ash'], ['learning_rate'])
     """
-    known = list(choices)
+    known, text = list(choices), str(name).lower()
     lowered = {choice.lower(): choice for choice in known}
-    return difflib.get_close_matches(str(name), known, n=2) or [
-        lowered[c] for c in difflib.get_close_matches(str(name).lower(), lowered, n=2)
+    close = difflib.get_close_matches(str(name), known, n=2) or [
+        lowered[c] for c in difflib.get_close_matches(text, lowered, n=2)
     ]
+    return close or [c for c in known if "".join(word[0] for word in c.split("_") if word) == text]
 
 
 def near_paths(path: Path) -> str:

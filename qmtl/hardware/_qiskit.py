@@ -18,9 +18,15 @@ from qmtl.tasks import chosen_tasks
 if TYPE_CHECKING:
     from qiskit import ClassicalRegister, QuantumCircuit
 
-# Attributes of the object in which Qiskit returns the registers' data; no register may have these
-# names.
-TAKEN = ("data", "items", "keys", "ndim", "shape", "size", "values")
+# No register may have these names: attributes of the object in which Qiskit returns the registers'
+# data; gates of qelib1.inc and functions of OpenQASM 2, and words of OpenQASM 3, that Qiskit writes
+# as they are; and what the circuit itself uses.
+RESERVED = (
+    "data items keys ndim shape size values "
+    "ccx ch crz cu1 cu3 cx cy cz h id rx ry rz rzz s sdg t tdg u1 u2 u3 x y z "
+    "cos exp ln pi sin sqrt tan case default false im pragma readonly switch true void "
+    "q w_encoding"
+)
 METHODS = {"Hadamard": "h", "CNOT": "cx", "CZ": "cz", "IsingZZ": "rzz"}  # else: lower-case name
 
 
@@ -171,8 +177,7 @@ def measured_tasks(circuit: HeadCircuit, tasks: str | Sequence[str] | None) -> t
 def _identifiers(names: Iterable[str]) -> dict[str, str]:
     """Return distinct names of classical registers: letters, digits and _, a letter first."""
     identifiers: dict[str, str] = {}
-    # The circuit uses the first three names. "im" is a keyword of OpenQASM that Qiskit overlooks.
-    used = {"q", "x", "w_encoding", "im", *TAKEN}
+    used = set(RESERVED.split())
     for name in names:
         base = re.sub(r"[^A-Za-z0-9_]", "_", name)
         if not base[0].isalpha() or base in used or re.match(r"w_|x_\d", base):

@@ -34,3 +34,4 @@ from qmtl.heads._quantum import QuantumHead as QuantumHead
 from qmtl.heads._task_rows import Loading as Loading
 from qmtl.heads._task_rows import TaskRows as TaskRows
 from qmtl.heads._task_rows import escaped as escaped
+from qmtl.heads._task_rows import own_storage as own_storage

@@ -99,7 +99,9 @@ class Head(nn.Module, ABC):
         if joined:
             return logits
         sizes = self._sizes if names is None else {name: self._sizes[name] for name in names}
-        return dict(zip(sizes, logits.split(list(sizes.values()), dim=1), strict=True))
+        # Copies, because torch lets no view that `split` returns be changed in place.
+        parts = torch.split_with_sizes_copy(logits, list(sizes.values()), dim=1)
+        return dict(zip(sizes, parts, strict=True))
 
     @abstractmethod
     def _joined(self, features: Tensor, names: tuple[str, ...] | None) -> Tensor:

@@ -3,7 +3,8 @@
 import operator
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Self
+from types import SimpleNamespace
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -17,7 +18,19 @@ from qmtl.heads._task_rows import Loading, TaskRows, join_rows
 from qmtl.tasks import Task
 
 
-class DenseLayers(nn.Module):
+class _Layers(nn.Module):
+    """A linear layer for each task, with `TaskRows` of all layers' weights and biases."""
+
+    def __getattr__(self, name: str) -> Any:
+        """Return a task's layer by its key in a state, as torch.distributed.checkpoint needs."""
+        if name.startswith("task_"):
+            return SimpleNamespace(
+                **{part: getattr(rows, name) for part, rows in self.named_children()}
+            )
+        return super().__getattr__(name)
+
+
+class DenseLayers(_Layers):
     """A linear layer for each task on the same inputs, computed as one product.
 
     Args:
@@ -50,7 +63,7 @@ class DenseLayers(nn.Module):
         return nn.functional.linear(inputs, weight, bias)
 
 
-class LocalLayers(nn.Module):
+class LocalLayers(_Layers):
     """A linear layer for each task on the task's own columns, computed as one product.
 
     Args:

@@ -172,7 +172,8 @@ class QuantumHead(CircuitHead):
         layout = output_layout(self.circuit, names)
         joined = torch.cat(list(values.values()), dim=1)
         logits = to_logits(joined, layout.factors(self.scales()), layout.is_probability)
-        return dict(zip(names, logits.split(layout.sizes, dim=1), strict=True))
+        parts = torch.split_with_sizes_copy(logits, list(layout.sizes), dim=1)
+        return dict(zip(names, parts, strict=True))
 
     def expectation_values(
         self, angles: Float[Tensor, "batch features"], tasks: Sequence[str] | None = None

@@ -129,6 +129,14 @@ class TaskRows(nn.Module):
         outer = prefix.removesuffix(f"{self.kind}.")
         return [f"{outer}{task_key(name)}.{self.kind}" for name in self.names]
 
+    def __getattr__(self, name: str) -> Any:
+        """Return a task's values by its key in a state, as torch.distributed.checkpoint needs."""
+        if name.startswith("task_"):
+            for task in self.names:
+                if task_key(task) == name:
+                    return self[task]
+        return super().__getattr__(name)
+
     def extra_repr(self) -> str:
         """Return the text that ``print`` shows."""
         return f"{len(self.names)} tasks, {tuple(self.parameter.shape)}"
@@ -147,6 +155,15 @@ def escaped(name: str) -> str:
 def task_key(name: str) -> str:
     """Return a task's key in a state, with a prefix that avoids clashes with attributes."""
     return f"task_{escaped(name)}"
+
+
+def own_storage(part: Tensor) -> Tensor:
+    """Return the same memory as a storage of its own.
+
+    safetensors and others refuse, or leave out, tensors that are slices of one storage.
+    """
+    plain = type(part) is Tensor and part.device.type in ("cpu", "cuda")
+    return torch.from_dlpack(part) if plain and not part.requires_grad else part
 
 
 class Loading(NamedTuple):
@@ -194,11 +211,13 @@ def _load(change: Callable[[Any, Loading], None], module: nn.Module, *given: Any
 
 def join_rows(rows: TaskRows, loading: Loading) -> None:
     """Join the tasks' values in a state to the module's parameter, before torch loads the state."""
-    key = f"{loading.prefix}parameter"
+    key, keys = f"{loading.prefix}parameter", rows.keys(loading.prefix)
+    # torch.distributed.checkpoint adds the present parameter to the tasks' values that it loads.
+    is_whole = key in loading.state and loading.state.keys().isdisjoint(keys)
     # torch computes a pruned or parametrised parameter from others, and loads those.
-    if key in loading.state or not isinstance(rows.parameter, nn.Parameter):
+    if is_whole or not isinstance(rows.parameter, nn.Parameter):
         return
-    keys, current = rows.keys(loading.prefix), rows.split(rows().detach())
+    current = rows.split(rows().detach())
     parts = [loading.take(own, part) for own, part in zip(keys, current, strict=True)]
     if rows.parameter.ndim == 1:
         parts = [part.reshape(-1) for part in parts]
@@ -213,7 +232,8 @@ def _split(rows: TaskRows, state: dict[str, Any], prefix: str, _: object) -> Non
     if values is not None:
         if rows.frozen_mask is not None and rows.frozen_values is not None:
             values = torch.where(rows.frozen_mask, rows.frozen_values, values)
-        state.update(zip(rows.keys(prefix), rows.split(values), strict=True))
+        parts = map(own_storage, rows.split(values))
+        state.update(zip(rows.keys(prefix), parts, strict=True))
 
 
 def _hold(rows: TaskRows, _: object) -> None:

@@ -364,7 +364,7 @@ def _check_shapes(task: Task, logits: Tensor, targets: Tensor) -> None:
     expected = logits.shape[:1] if is_flat(task) else logits.shape
     if targets.shape != expected or targets.is_floating_point() == (task.kind == "multiclass"):
         raise InvalidInputError(
-            f"task '{task.name}': logits {tuple(logits.shape)} need targets from "
-            f"Task.to_targets of shape {tuple(expected)}, got {tuple(targets.shape)} "
-            f"{targets.dtype}"
+            f"task '{task.name}': logits {tuple(logits.shape)} need targets from Task.to_targets, "
+            f"{'integers' if task.kind == 'multiclass' else 'floats'} of shape {tuple(expected)}, "
+            f"got {tuple(targets.shape)} {targets.dtype}"
         )

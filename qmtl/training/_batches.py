@@ -130,19 +130,27 @@ class EpochBatches:
 
 
 class _Loader:
-    """Yields a sampler's batches in this process, in less time than torch's loader."""
+    """Yields a sampler's batches, without processes in less time than torch's loader.
+
+    It is no `DataLoader`, whose sampler Lightning would replace by one of single rows.
+    """
 
     # Lightning expects this attribute beside the sampler.
     batch_sampler = None
 
-    def __init__(self, rows: SplitRows, sampler: Any) -> None:
-        self.rows, self.sampler = rows, sampler
+    def __init__(self, rows: SplitRows, sampler: Any, settings: TrainingSettings) -> None:
+        self.rows, self.sampler, self.settings = rows, sampler, settings
 
     def __len__(self) -> int:
         return len(self.sampler)
 
     def __iter__(self) -> Iterator[Batch]:
-        return map(self.rows.__getitem__, self.sampler)
+        if not self.settings.num_workers:
+            return map(self.rows.__getitem__, self.sampler)
+        # The loader must not draw from torch's global generator.
+        generator = torch.Generator().manual_seed(self.settings.seed)
+        options: dict[str, Any] = {"num_workers": self.settings.num_workers, "generator": generator}
+        return iter(DataLoader(self.rows, batch_size=None, sampler=self.sampler, **options))
 
 
 class MultiTaskDataModule(pl.LightningDataModule):
@@ -176,7 +184,10 @@ class MultiTaskDataModule(pl.LightningDataModule):
         distributed = dist.is_available() and dist.is_initialized()
         rank = dist.get_rank() if distributed else 0
         world = dist.get_world_size() if distributed else 1
-        return self._loader(self.data.train, EpochBatches(self.plan, rank, world))
+        batches = EpochBatches(self.plan, rank, world)
+        # The trainer's overfit_batches are the same ones in every epoch.
+        overfits = self.trainer is not None and self.trainer.overfit_batches > 0
+        return self._loader(self.data.train, list(batches) if overfits else batches)
 
     def val_dataloader(self) -> Any:
         """Return the validation split in order; every process sees all of it."""
@@ -186,15 +197,12 @@ class MultiTaskDataModule(pl.LightningDataModule):
         """Return the test split in order; every process sees all of it."""
         return self._in_order(self.data.test)
 
+    def predict_dataloader(self) -> Any:
+        """Return the test split in order, for `Trainer.predict`."""
+        return self._in_order(self.data.test)
+
     def _in_order(self, split: Split) -> Any:
         return self._loader(split, torch.arange(len(split)).split(EVALUATION_BATCH))
 
     def _loader(self, split: Split, sampler: Any) -> Any:
-        rows = SplitRows(split, self.data.tasks)
-        n_workers = self.settings.num_workers
-        if not n_workers:
-            return _Loader(rows, sampler)
-        # The loader must not draw from torch's global generator.
-        generator = torch.Generator().manual_seed(self.settings.seed)
-        options: dict[str, Any] = {"num_workers": n_workers, "generator": generator}
-        return DataLoader(rows, batch_size=None, sampler=sampler, **options)
+        return _Loader(SplitRows(split, self.data.tasks), sampler, self.settings)

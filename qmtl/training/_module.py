@@ -28,7 +28,12 @@ from qmtl.training._combine import (
 )
 from qmtl.training._evaluate import joined_scores
 from qmtl.training._jacobian import n_processes
-from qmtl.training._optimizers import TrainedParameters, make_optimizer, make_schedule
+from qmtl.training._optimizers import (
+    TrainedParameters,
+    make_optimizer,
+    make_schedule,
+    planned_epochs,
+)
 from qmtl.training._result import History
 from qmtl.training._settings import HEAD_PACE, TrainingSettings
 from qmtl.training._step import TrainingStep
@@ -131,6 +136,17 @@ class MultiTaskModule(pl.LightningModule):
         self._validation: list[tuple[Tensor, Tensor, Tensor | None]] = []
         self._reached = False  # whether a step had labels of all tasks
         self._validated = -1  # the last epoch with a validation
+        self.logs_epochs = True  # whether the trainer's loggers get the values of each epoch
+        self._unlogged: dict[str, float] = {}
+
+    def forward(self, inputs: Tensor, tasks: Sequence[str] | None = None) -> Any:
+        """Return the model's logits."""
+        return self.model(inputs, tasks)
+
+    def predict_step(self, batch: Any, batch_index: int) -> dict[str, Tensor]:
+        """Return the predictions of `MultiTaskModel.predict`; labels in the batch are ignored."""
+        inputs = batch[0] if isinstance(batch, tuple | list) else getattr(batch, "inputs", batch)
+        return self.model.predict(inputs, self.names)
 
     def configure_optimizers(self) -> Any:
         """Return one optimiser, for the encoder's, the head's and the scalarizer's parameters."""
@@ -152,15 +168,8 @@ class MultiTaskModule(pl.LightningModule):
         if is_sum(self.combiner):
             groups[2]["row_of"] = [torch.arange(len(self.tasks))]
         optimizer = make_optimizer(settings, [group for group in groups if group["params"]])
-        # Without max_epochs in the settings, the user's trainer has the number of epochs.
-        n_epochs = settings.max_epochs or self.trainer.max_epochs
-        if n_epochs is None or n_epochs < 1:
-            raise InvalidInputError(
-                f"max_epochs must be a number of epochs, in the settings or the trainer, "
-                f"got {n_epochs}"
-            )
-        self._n_epochs = n_epochs
-        schedule = make_schedule(settings, optimizer, n_epochs)
+        self._n_epochs = planned_epochs(settings, model, self.trainer)
+        schedule = make_schedule(settings, optimizer, self._n_epochs)
         return {"optimizer": optimizer} | ({"lr_scheduler": schedule} if schedule else {})
 
     def setup(self, stage: str) -> None:
@@ -336,6 +345,10 @@ class MultiTaskModule(pl.LightningModule):
         for method in using(self.methods, "metrics"):
             for name, values in method.metrics().items():
                 self._record("train", name, values)
+        for logger in self.trainer.loggers if self.logs_epochs else ():
+            finite = {name: v for name, v in self._unlogged.items() if math.isfinite(v)}
+            logger.log_metrics({"epoch": self.current_epoch, **finite}, self.global_step)
+        self._unlogged = {}
         schedule: Any = self.lr_schedulers()
         if isinstance(schedule, torch.optim.lr_scheduler.ReduceLROnPlateau):
             # The trainer may validate in some epochs only.
@@ -393,6 +406,7 @@ class MultiTaskModule(pl.LightningModule):
             self._history.add(self.current_epoch, (split, task, metric), value)
             # Lightning's log() takes most of a millisecond per value.
             self.trainer.callback_metrics[f"{split}/{task}/{metric}"] = torch.tensor(value)
+            self._unlogged[f"{split}/{task}/{metric}"] = value
 
     def _state_settings(self) -> dict[str, Any]:
         return self.settings.model_dump(include={*SAME_SETTINGS, *self.settings.method_sections()})

@@ -1,5 +1,6 @@
 """The parameters that a run trains, the task of each of their entries, and the optimisers."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -271,13 +272,35 @@ def make_optimizer(
     return optimizer
 
 
+def planned_epochs(settings: TrainingSettings, model: MultiTaskModel, trainer: Any) -> float:
+    """Return a run's number of epochs; infinity if only time or the user ends it.
+
+    Raises:
+        InvalidInputError: if the schedule or the encoder needs a number, and there is none.
+    """
+    epochs = settings.max_epochs or trainer.max_epochs
+    if epochs is not None and epochs > 0:
+        return float(epochs)
+    if trainer.max_steps > 0:
+        trainer.fit_loop.setup_data()
+        batches = trainer.max_steps * settings.accumulate_grad_batches
+        return float(math.ceil(batches / trainer.num_training_batches))
+    if settings.schedule == "cosine" or isinstance(model.encoder, TaskEncoder):
+        what = "schedule 'cosine'" if settings.schedule == "cosine" else "the encoder"
+        raise InvalidInputError(
+            f"{what} needs the number of epochs: max_epochs, in the settings or the trainer, or "
+            f"the trainer's max_steps, got {epochs} and {trainer.max_steps}"
+        )
+    return math.inf
+
+
 def make_schedule(
-    settings: TrainingSettings, optimizer: torch.optim.Optimizer, n_epochs: int
+    settings: TrainingSettings, optimizer: torch.optim.Optimizer, n_epochs: float
 ) -> Any:
     """Return the schedule of the learning rates; None for constant ones."""
     schedulers = torch.optim.lr_scheduler
     if settings.schedule == "cosine":
-        return schedulers.CosineAnnealingLR(optimizer, n_epochs)
+        return schedulers.CosineAnnealingLR(optimizer, int(n_epochs))
     if settings.schedule == "plateau":
         mode: Any = monitor_mode(settings.monitor)
         return schedulers.ReduceLROnPlateau(optimizer, mode, factor=0.5, patience=5)

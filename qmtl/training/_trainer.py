@@ -158,6 +158,7 @@ def run_trainer(
     gpus = 0 if module.settings.accelerator == "cpu" else torch.cuda.device_count()
     with own_generator(range(gpus)), quiet_libraries():
         trainer = make_trainer(module.settings, callbacks, folder, validate=validate)
+        module.logs_epochs = False  # `log_to` writes them
         threads = torch_threads(module.model, module.settings)
         with _plain_interrupt(), _plain_errors(), threads:
             trainer.fit(

@@ -195,6 +195,16 @@ def test_distributed_gradients_are_those_of_the_joint_batch(tmp_path):
                 torch.testing.assert_close(gradients[name], parameter.grad, rtol=1e-9, atol=1e-12)
 
 
+def test_what_cannot_be_compiled_says_what_can():
+    head = QuantumHead(HeadCircuit(TASKS), seed=0)
+    x = torch.zeros(2, head.n_features)
+    words = "fullgraph=False to compile, strict=False to export"
+    with pytest.raises(RuntimeError, match=words):
+        torch.compile(head, backend="eager", fullgraph=True)(x)
+    with pytest.raises(RuntimeError, match=words):
+        torch.export.export(head, (x,), strict=True)
+
+
 CHAIN = HeadCircuit([Task.binary(f"t{i}") for i in range(6)], AngleEncoding(entangler="cnot_ring"))
 DENSE = HeadCircuit(TASKS, AngleEncoding(entangler="all_to_all"))
 

@@ -7,7 +7,13 @@ import warnings
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_model
 from torch import nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    set_model_state_dict,
+)
 from torch.nn.utils import parametrize, prune
 
 import qmtl
@@ -77,13 +83,40 @@ class TestJoined:
                 gradient = torch.zeros_like(parameter) if gradient is None else gradient
                 torch.testing.assert_close(gradient, parameter.grad)
 
+    @pytest.mark.parametrize("kind", HEAD_TYPES)
+    def test_a_tasks_logits_may_be_changed_in_place(self, kind):
+        head = rival(kind).double()
+        x = features_for(head, dtype=torch.float64).requires_grad_()
+        logits, changed = head(x), head(x)
+        changed["t0"].sigmoid_()
+        changed["t1"][0] = 0.0
+        expected = {**logits, "t0": logits["t0"].sigmoid()}
+        expected["t1"] = torch.cat([torch.zeros_like(logits["t1"][:1]), logits["t1"][1:]])
+        assert_equal(changed, expected)
+        leaves = [x, *(p for p in head.parameters() if p.requires_grad)]
+        found, right = (
+            torch.autograd.grad(sum(v.square().sum() for v in values.values()), leaves)
+            for values in (changed, expected)
+        )
+        torch.testing.assert_close(found, right)
+
 
 class TestStates:
     @pytest.mark.parametrize("kind", HEAD_TYPES)
-    @pytest.mark.parametrize("way", ["plain", "saved", "assigned", "converted"])
-    def test_round_trip(self, kind, way):
+    @pytest.mark.parametrize(
+        "way", ["plain", "saved", "assigned", "converted", "safetensors", "distributed", "full"]
+    )
+    def test_round_trip(self, kind, way, tmp_path):
         head, other = rival(kind), rival(kind, seed=1)
         state = head.state_dict()
+        if way == "safetensors":  # refuses slices of one storage
+            save_model(head, tmp_path / "head.safetensors")
+            state = load_file(tmp_path / "head.safetensors")
+        if way in ("distributed", "full"):  # accelerate loads in the second way
+            options = StateDictOptions(full_state_dict=way == "full")
+            state = get_model_state_dict(head, options=options)
+            set_model_state_dict(other, dict(state), options=options)
+            assert_equal(other.state_dict(), head.state_dict())
         if way == "saved":
             file = io.BytesIO()
             torch.save(state, file)
@@ -99,6 +132,15 @@ class TestStates:
         assert [p.requires_grad for p in other.parameters()] == [
             p.requires_grad for p in head.parameters()
         ]
+
+    @pytest.mark.parametrize("kind", HEAD_TYPES)
+    def test_a_state_may_be_changed_in_place(self, kind):
+        """As averages of weights do that go through states."""
+        head = rival(kind)
+        with torch.no_grad():
+            for value in head.state_dict().values():
+                value.fill_(0.5)
+        assert all((p == 0.5).all() for p in head.parameters())
 
     @pytest.mark.parametrize("kind", HEAD_TYPES)
     def test_errors_are_by_task(self, kind):

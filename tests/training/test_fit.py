@@ -195,6 +195,11 @@ def test_a_float64_model_trains_in_float64():
         ({"max_epoch": 3}, ["unknown training setting 'max_epoch'", "'max_epochs'"]),
         ({"max_epochs": 0}, ["max_epochs", "1", "got 0"]),
         ({"optimizer": "lbfgs"}, ["optimizer", "Known: adam", "'lbfgs'"]),
+        (
+            {"optimizer": torch.optim.SGD([torch.ones(1)])},
+            ["optimizer", "'adam'", "got SGD ( Parameter Group 0"],
+        ),
+        ({"lr": 0.1}, ["unknown training setting 'lr'; did you mean 'learning_rate'?"]),
         ({"learning_rate": math.nan}, ["learning_rate", "finite", "nan"]),
         ({"temperature": math.inf}, ["temperature", "finite", "inf"]),
         ({"learning_rate": -1.0}, ["learning_rate", "greater than 0", "-1.0"]),
