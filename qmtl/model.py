@@ -342,6 +342,9 @@ class MultiTaskModel(nn.Module):
 
         Raises:
             InvalidInputError: if the inputs are not an array of numbers, or do not fit the model.
+
+        Warns:
+            UserWarning: a data frame has categories that training has not seen.
         """
         names = None if tasks is None else chosen_tasks(tasks, [task.name for task in self.tasks])
         samples = self.as_samples(inputs)
@@ -377,6 +380,8 @@ class MultiTaskModel(nn.Module):
         reference = next(self.parameters())
         if self.columns is not None and self.columns.fits(inputs):
             samples = self.columns.encode(inputs)
+            for note in self.columns.unseen_notes(inputs):
+                warnings.warn(note, UserWarning, stacklevel=4)
         else:
             if not self._knows_columns and hasattr(inputs, "columns"):
                 warnings.warn(
