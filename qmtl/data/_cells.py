@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from qmtl.errors import InvalidInputError
-from qmtl.tasks import MISSING_WORDS, is_missing, number_in, number_text, truth_word
+from qmtl.tasks import (
+    MISSING_WORDS,
+    is_missing,
+    number_in,
+    number_text,
+    plain_text,
+    truth_word,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -160,7 +167,7 @@ def column_texts(column: "pd.Series") -> tuple[list[str], np.ndarray]:
         codes, values = pd.factorize(column.map(str))
     values = np.asarray(values, dtype=object).tolist()
     if set(map(type, values)) <= {str}:
-        texts = list(map(str.strip, values))
+        texts = list(map(plain_text, values))
         if MISSING_WORDS.isdisjoint(texts) and len(set(texts)) == len(texts):
             return texts, codes
     found: dict[str, int] = {}
@@ -171,7 +178,7 @@ def column_texts(column: "pd.Series") -> tuple[list[str], np.ndarray]:
             places[place] = -1
             continue
         is_number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
-        text = number_text(float(value)) if is_number else str(value).strip()
+        text = number_text(float(value)) if is_number else plain_text(str(value))
         places[place] = found.setdefault(text, len(found))
     return list(found), places[codes]
 
@@ -263,7 +270,7 @@ def column_dates(column: "pd.Series", text_format: str) -> np.ndarray:
 
 def category_places(texts: Sequence[str], categories: Sequence[str]) -> np.ndarray:
     """Return the index of each text's category, or -1; 1 equals 1.0, and true equals True."""
-    exact = {text: place for place, text in enumerate(categories)}
+    exact = {plain_text(text): place for place, text in enumerate(categories)}
     numbers = {number_in(text): place for text, place in exact.items()}
     truths = {truth_word(text): place for text, place in exact.items() if truth_word(text)}
 
