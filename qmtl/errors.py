@@ -3,6 +3,7 @@
 import difflib
 import operator
 from collections.abc import Iterable
+from os import PathLike
 from pathlib import Path
 from typing import SupportsIndex
 from unicodedata import normalize
@@ -25,7 +26,9 @@ __all__ = [
     "RecipeError",
     "RunDirectoryError",
     "UnclearKindError",
+    "as_path",
     "check_integer",
+    "check_type",
     "missing_extra",
     "near_paths",
     "nearest",
@@ -139,6 +142,36 @@ def check_integer(name: str, value: object, least: int = 1) -> int:
         if number is not None and number >= least:
             return number
     raise InvalidInputError(f"{name} must be an integer >= {least}, got {value!r}")
+
+
+def check_type(name: str, value: object, kind: type, hint: str = "") -> None:
+    """Raise `InvalidInputError` if an argument is not of a type.
+
+    Example:
+        >>> check_type("circuit", 3, str)
+        Traceback (most recent call last):
+        qmtl.errors.InvalidInputError: circuit must be a str, got int
+    """
+    if not isinstance(value, kind):
+        raise InvalidInputError(
+            f"{name} must be a {kind.__name__}, got {type(value).__name__}{hint}"
+        )
+
+
+def as_path(value: object, name: str = "path") -> Path:
+    """Return an argument as a path, with ``~`` expanded.
+
+    Raises:
+        InvalidInputError: if it is not a text or a path; the error names the argument.
+
+    Example:
+        >>> as_path(None)
+        Traceback (most recent call last):
+        qmtl.errors.InvalidInputError: path must be a path (text), got None
+    """
+    if not isinstance(value, str | PathLike) or "\0" in str(value):
+        raise InvalidInputError(f"{name} must be a path (text), got {value!r}")
+    return Path(value).expanduser()
 
 
 def missing_extra(what: str, extra: str, reason: object = "") -> MissingDependencyError:

@@ -11,7 +11,7 @@ from markupsafe import Markup
 from qmtl._html import drawing, facts, table
 from qmtl._words import counted
 from qmtl.circuit._gates import Angle, Gate
-from qmtl.circuit._head_circuit import HeadCircuit
+from qmtl.circuit._head_circuit import HeadCircuit, check_circuit
 from qmtl.circuit._readout import Register
 from qmtl.errors import check_integer
 
@@ -124,6 +124,7 @@ def draw_text(
     for name, most in (("max_wires", max_wires), ("max_width", max_width)):
         if most is not None:
             check_integer(name, most)
+    check_circuit(circuit)
     columns, task = _columns(circuit, task)
     shown = range(min(circuit.n_wires, max_wires))
     labels = [f"{label}: " for label in _labels(circuit, task)]
@@ -194,6 +195,7 @@ def draw_svg(
         >>> draw_svg(HeadCircuit([Task.binary("a")])).startswith("<svg ")
         True
     """
+    check_circuit(circuit)
     if light_cone is not None and circuit.layout == "shared":
         task = light_cone
     columns, task = _columns(circuit, task)

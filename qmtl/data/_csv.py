@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from qmtl.data._cells import check_decimal, column_texts, number_with, text_numbers
-from qmtl.errors import InvalidInputError, near_paths
+from qmtl.errors import InvalidInputError, as_path, near_paths
 from qmtl.tasks import MISSING_WORDS
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def local_path(path: str | PathLike[str]) -> Path:
             f"path: expected the path of a local file, got {what}; read it by pandas.read_csv and "
             f"give the data frame to from_frame"
         )
-    return Path(path).expanduser()
+    return as_path(path)
 
 
 def read_table(

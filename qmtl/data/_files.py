@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from qmtl.errors import InvalidInputError, near_paths
+from qmtl.errors import InvalidInputError, as_path, near_paths
 
 
 def check_files(
     path: str | PathLike[str], needed: Iterable[str | Sequence[str]], *, what: str, where: str
 ) -> list[Path]:
     """Find a file for each name or list of alternative names; one error lists all missing files."""
-    root = Path(path)
+    root = as_path(path)
     if not root.is_dir():
         problem = "is a file, not a folder" if root.is_file() else None
         said = f"{root} {problem}" if problem else f"there is no folder {root}{near_paths(root)}"
@@ -56,7 +56,7 @@ def features_by_id(
     The file is a .npz (id → array), a .json (id → list), or a .pt (a dict of id → tensor, read
     without running code). Arrays (frames, d) are averaged over frames.
     """
-    file = Path(path)
+    file = as_path(path, name)
     if not file.is_file():
         raise InvalidInputError(f"{name}: there is no file {file}{near_paths(file)}")
     stored = _read(file, name)

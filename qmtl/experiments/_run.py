@@ -11,7 +11,7 @@ from qmtl._calls import seeded
 from qmtl._io import write_csv, write_json
 from qmtl.data import MultiTaskData
 from qmtl.encoders import TaskEncoder
-from qmtl.errors import RecipeError, RunDirectoryError
+from qmtl.errors import RecipeError, RunDirectoryError, check_type
 from qmtl.experiments._build import build_data, build_model
 from qmtl.experiments._recipe import Recipe, read_recipe
 from qmtl.experiments._run_folder import (
@@ -46,6 +46,7 @@ def start_run(recipe: Recipe, path: str | Path | None = None, *, progress: bool 
     Raises:
         RunDirectoryError: if the directory exists.
     """
+    check_type("recipe", recipe, Recipe, "; qmtl.experiments.read_recipe reads one")
     from qmtl.experiments._rivals import check_rival
     from qmtl.training import check_fit, check_loggers, settings_for
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from qmtl._calls import evaluating
 from qmtl.data import MultiTaskData, Split
-from qmtl.errors import RunDirectoryError
+from qmtl.errors import RunDirectoryError, as_path
 from qmtl.methods import Attack, Batch, attacked_split
 from qmtl.model import MultiTaskModel
 from qmtl.tasks import Task, evaluate_all, evaluate_joined, task_layout
@@ -231,7 +231,7 @@ def read_predictions(path: str | Path, tasks: Sequence[Task]) -> dict[str, TaskP
         RunDirectoryError: if the file cannot be read, a column is missing, or a cell is not a
             number; the error names the column.
     """
-    path = Path(path)
+    path = as_path(path)
     try:
         with path.open(newline="", encoding="utf-8") as file:
             header, *rows = [*csv.reader(file)] or [[]]
