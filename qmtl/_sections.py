@@ -16,6 +16,7 @@ from pydantic import (
     GetCoreSchemaHandler,
     ValidationError,
     ValidationInfo,
+    model_validator,
 )
 from pydantic_core import CoreSchema, core_schema
 
@@ -32,6 +33,23 @@ class Section(BaseModel):
 
     defaults_of_0_1: ClassVar[Mapping[str, Any]] = {}
     """Defaults of version 0.1 that have changed; see `OneOf`."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_truth_for_a_number(cls, content: Any) -> Any:
+        """Refuse true and false where numbers are expected; pydantic takes them for 1 and 0."""
+        for key, value in content.items() if isinstance(content, Mapping) else ():
+            values = value if isinstance(value, list | tuple) else [value]
+            if key in cls.model_fields and any(isinstance(one, bool) for one in values):
+                annotation = cls.model_fields[key].annotation
+                if _names(annotation, int, float) and not _names(annotation, bool):
+                    raise ValueError(f"{key} takes numbers, not true or false; got {value!r}")
+        return content
+
+
+def _names(annotation: Any, *kinds: type) -> bool:
+    """Return whether a type annotation names one of some types, at any depth."""
+    return annotation in kinds or any(_names(part, *kinds) for part in get_args(annotation))
 
 
 def _absolute(value: str, info: ValidationInfo) -> str:

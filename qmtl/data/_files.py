@@ -2,7 +2,8 @@
 
 import json
 import zipfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -38,14 +39,21 @@ def check_files(
     return found
 
 
-def read_text(path: Path) -> str:
-    """Read a whole text file in UTF-8, with or without a byte order mark."""
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn errors of reading a text file in UTF-8 into `InvalidInputError`."""
     try:
-        return path.read_text(encoding="utf-8-sig")
+        yield
     except UnicodeDecodeError as error:
         raise InvalidInputError(f"{path}: expected UTF-8 text, got other bytes") from error
     except OSError as error:
         raise InvalidInputError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def read_text(path: Path) -> str:
+    """Read a whole text file in UTF-8, with or without a byte order mark."""
+    with reading(path):
+        return path.read_text(encoding="utf-8-sig")
 
 
 def features_by_id(

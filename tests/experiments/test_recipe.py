@@ -110,3 +110,12 @@ def test_a_design_beside_the_recipe_is_found_from_anywhere(tmp_path, monkeypatch
     assert recipe_from(recipe.model_dump(mode="json")) == recipe
     named = read_recipe(tmp_path / "recipe.toml", ["circuit.design=cz-ring"])
     assert named.circuit.design == "cz-ring"
+
+
+@pytest.mark.parametrize("value", ["training.learning_rate=true", "data.splits=[true, 0.5, 0.5]",
+                                   "bench.seeds=false", "head.seed=true"])  # fmt: skip
+def test_truth_values_are_no_numbers(value):
+    section, _, key = value.partition("=")[0].partition(".")
+    with pytest.raises(QmtlError, match=f"{section}: {key} takes numbers, not true or false"):
+        read_recipe("digits", [value])
+    assert read_recipe("digits", ["encoder.standardise=true"]).encoder.standardise is True
