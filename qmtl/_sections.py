@@ -6,7 +6,7 @@ from difflib import get_close_matches
 from functools import reduce
 from operator import or_
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, get_args
+from typing import Annotated, Any, ClassVar, Self, get_args
 
 from pydantic import (
     AfterValidator,
@@ -23,6 +23,7 @@ from pydantic_core import CoreSchema, core_schema
 from qmtl.errors import unknown_name
 
 Fractions = Annotated[tuple[float, float, float], Field(description="train, validation, test")]
+MOST = 2**31 - 1  # whole numbers of settings: far more than any machine can do
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
 
@@ -45,6 +46,14 @@ class Section(BaseModel):
                 if _names(annotation, int, float) and not _names(annotation, bool):
                     raise ValueError(f"{key} takes numbers, not true or false; got {value!r}")
         return content
+
+    @model_validator(mode="after")
+    def _no_huge_number(self) -> Self:
+        for key, value in self:
+            values = value if isinstance(value, list | tuple) else [value]
+            if any(isinstance(one, int) and abs(one) > MOST for one in values):
+                raise ValueError(f"{key}: expected whole numbers up to {MOST:,}, got {value!r}")
+        return self
 
 
 def _names(annotation: Any, *kinds: type) -> bool:

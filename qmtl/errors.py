@@ -2,8 +2,8 @@
 
 import difflib
 import operator
+import os
 from collections.abc import Iterable
-from os import PathLike
 from pathlib import Path
 from typing import SupportsIndex
 from unicodedata import normalize
@@ -169,7 +169,7 @@ def as_path(value: object, name: str = "path") -> Path:
         Traceback (most recent call last):
         qmtl.errors.InvalidInputError: path must be a path (text), got None
     """
-    if not isinstance(value, str | PathLike) or "\0" in str(value):
+    if not isinstance(value, str | os.PathLike) or "\0" in str(value):
         raise InvalidInputError(f"{name} must be a path (text), got {value!r}")
     return Path(value).expanduser()
 
@@ -216,6 +216,8 @@ def near_paths(path: Path) -> str:
     """
     while path != path.parent and not path.parent.exists():
         path = path.parent
+    if path.is_symlink():
+        return f"; it is a link to {os.readlink(path)}"
     try:
         close = [] if path.exists() else nearest(path.name, (p.name for p in path.parent.iterdir()))
     except OSError:

@@ -209,5 +209,6 @@ def _experts(model: MultiTaskModel, data: MultiTaskData) -> dict[str, Any]:
 
 def is_first_process() -> bool:
     """Return whether this process writes files and shows results."""
-    # Lightning starts the other processes of a run with the same command line.
-    return int(os.environ.get("LOCAL_RANK", "0")) == 0
+    # Lightning starts the other processes of a run with the same command line. Without a folder
+    # from the first process, the rank is that of another program, such as a batch system.
+    return FOLDER not in os.environ or os.environ.get("LOCAL_RANK", "0") == "0"

@@ -119,3 +119,10 @@ def test_truth_values_are_no_numbers(value):
     with pytest.raises(QmtlError, match=f"{section}: {key} takes numbers, not true or false"):
         read_recipe("digits", [value])
     assert read_recipe("digits", ["encoder.standardise=true"]).encoder.standardise is True
+
+
+@pytest.mark.parametrize("value", ["training.batch_size=99999999999", "encoder.hidden=[4, 1e99]",
+                                   "encoder.hidden=[4, 99999999999]"])  # fmt: skip
+def test_numbers_that_no_machine_can_use(value):
+    with pytest.raises(QmtlError, match=r"digits: .*(expected whole numbers up to 2,147|1e\+99)"):
+        read_recipe("digits", [value])
