@@ -49,6 +49,7 @@ HARDWARE_FACTS = {
 }
 # Longer cells are broken into lines.
 LONG = 36
+MOST_ROWS = 60  # most rows of a table in a notebook
 
 
 def number(value: object) -> str:
@@ -58,7 +59,7 @@ def number(value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
-        return f"{value:.4f}" if abs(value) < 1000 else f"{value:,.0f}"
+        return f"{value:z.4f}" if abs(value) < 1000 else f"{value:,.0f}"
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 

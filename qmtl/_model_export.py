@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from qmtl._io import __version__, silenced
 from qmtl.circuit import HeadCircuit
 from qmtl.encoders import CNN
-from qmtl.errors import InvalidInputError, QmtlError, missing_extra
+from qmtl.errors import InvalidInputError, QmtlError, as_path, missing_extra
 from qmtl.heads import AddedVector, CircuitHead
 from qmtl.simulators import FixedCircuit, LightConeSimulator, Simulator
 
@@ -102,7 +102,7 @@ def export_program(model: Any, path: str | Path, inputs: Tensor) -> None:
         path: the file, ``.onnx`` or ``.pt2``.
         inputs: example inputs, (samples, ...).
     """
-    target = Path(path).expanduser()
+    target = as_path(path)
     if target.suffix not in (".onnx", ".pt2"):
         raise InvalidInputError(f"path must end in .onnx or .pt2, got {str(path)!r}")
     if target.is_dir() or not target.parent.is_dir():

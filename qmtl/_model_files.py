@@ -20,7 +20,14 @@ from qmtl._io import __version__, write_bytes, write_json
 from qmtl._target_scale import TargetScale
 from qmtl.data import TableColumns
 from qmtl.encoders import ENCODERS
-from qmtl.errors import InvalidInputError, ModelFileError, QmtlError, near_paths, unknown_name
+from qmtl.errors import (
+    InvalidInputError,
+    ModelFileError,
+    QmtlError,
+    as_path,
+    near_paths,
+    unknown_name,
+)
 from qmtl.heads import HEADS, Head, TaskRows
 
 FORMAT = "qmtl-model"
@@ -85,7 +92,7 @@ def write_model(path: str | Path, parts: Mapping[str, Any], state: Mapping[str, 
     Raises:
         InvalidInputError: if the path is a file.
     """
-    folder = Path(path)
+    folder = as_path(path)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):

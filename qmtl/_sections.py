@@ -6,7 +6,7 @@ from difflib import get_close_matches
 from functools import reduce
 from operator import or_
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, get_args
+from typing import Annotated, Any, ClassVar, Self, get_args
 
 from pydantic import (
     AfterValidator,
@@ -16,12 +16,14 @@ from pydantic import (
     GetCoreSchemaHandler,
     ValidationError,
     ValidationInfo,
+    model_validator,
 )
 from pydantic_core import CoreSchema, core_schema
 
 from qmtl.errors import InvalidInputError, unknown_name
 
 Fractions = Annotated[tuple[float, float, float], Field(description="train, validation, test")]
+MOST = 2**31 - 1  # whole numbers of settings: far more than any machine can do
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
 
@@ -46,6 +48,31 @@ class Section(BaseModel, metaclass=_OneLine):
 
     defaults_of_0_1: ClassVar[Mapping[str, Any]] = {}
     """Defaults of version 0.1 that have changed; see `OneOf`."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_truth_for_a_number(cls, content: Any) -> Any:
+        """Refuse true and false where numbers are expected; pydantic takes them for 1 and 0."""
+        for key, value in content.items() if isinstance(content, Mapping) else ():
+            values = value if isinstance(value, list | tuple) else [value]
+            if key in cls.model_fields and any(isinstance(one, bool) for one in values):
+                annotation = cls.model_fields[key].annotation
+                if _names(annotation, int, float) and not _names(annotation, bool):
+                    raise ValueError(f"{key} takes numbers, not true or false; got {value!r}")
+        return content
+
+    @model_validator(mode="after")
+    def _no_huge_number(self) -> Self:
+        for key, value in self:
+            values = value if isinstance(value, list | tuple) else [value]
+            if any(isinstance(one, int) and abs(one) > MOST for one in values):
+                raise ValueError(f"{key}: expected whole numbers up to {MOST:,}, got {value!r}")
+        return self
+
+
+def _names(annotation: Any, *kinds: type) -> bool:
+    """Return whether a type annotation names one of some types, at any depth."""
+    return annotation in kinds or any(_names(part, *kinds) for part in get_args(annotation))
 
 
 def _absolute(value: str, info: ValidationInfo) -> str:

@@ -2,6 +2,7 @@
 
 import difflib
 import operator
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import SupportsIndex
@@ -25,7 +26,9 @@ __all__ = [
     "RecipeError",
     "RunDirectoryError",
     "UnclearKindError",
+    "as_path",
     "check_integer",
+    "check_type",
     "missing_extra",
     "near_paths",
     "nearest",
@@ -141,6 +144,36 @@ def check_integer(name: str, value: object, least: int = 1) -> int:
     raise InvalidInputError(f"{name} must be an integer >= {least}, got {value!r}")
 
 
+def check_type(name: str, value: object, kind: type, hint: str = "") -> None:
+    """Raise `InvalidInputError` if an argument is not of a type.
+
+    Example:
+        >>> check_type("circuit", 3, str)
+        Traceback (most recent call last):
+        qmtl.errors.InvalidInputError: circuit must be a str, got int
+    """
+    if not isinstance(value, kind):
+        raise InvalidInputError(
+            f"{name} must be a {kind.__name__}, got {type(value).__name__}{hint}"
+        )
+
+
+def as_path(value: object, name: str = "path") -> Path:
+    """Return an argument as a path, with ``~`` expanded.
+
+    Raises:
+        InvalidInputError: if it is not a text or a path; the error names the argument.
+
+    Example:
+        >>> as_path(None)
+        Traceback (most recent call last):
+        qmtl.errors.InvalidInputError: path must be a path (text), got None
+    """
+    if not isinstance(value, str | os.PathLike) or "\0" in str(value):
+        raise InvalidInputError(f"{name} must be a path (text), got {value!r}")
+    return Path(value).expanduser()
+
+
 def missing_extra(what: str, extra: str, reason: object = "") -> MissingDependencyError:
     """Return an error about packages that are not installed, with the command that installs them.
 
@@ -184,6 +217,8 @@ def near_paths(path: Path) -> str:
     """
     while path != path.parent and not path.parent.exists():
         path = path.parent
+    if path.is_symlink():
+        return f"; it is a link to {os.readlink(path)}"
     try:
         close = [] if path.exists() else nearest(path.name, (p.name for p in path.parent.iterdir()))
     except OSError:

@@ -24,7 +24,14 @@ from qmtl._model_files import (
 from qmtl._target_scale import TargetScale, join_scale, split_scale
 from qmtl.data import TableColumns, as_samples
 from qmtl.encoders import ENCODERS, TaskEncoder, check_tasks_of
-from qmtl.errors import InvalidInputError, ModelFileError, QmtlError, check_integer, near_paths
+from qmtl.errors import (
+    InvalidInputError,
+    ModelFileError,
+    QmtlError,
+    as_path,
+    check_integer,
+    near_paths,
+)
 from qmtl.heads import HEADS, Head, Loading, TaskRows
 from qmtl.tasks import Task, chosen_tasks
 
@@ -342,6 +349,9 @@ class MultiTaskModel(nn.Module):
 
         Raises:
             InvalidInputError: if the inputs are not an array of numbers, or do not fit the model.
+
+        Warns:
+            UserWarning: a data frame has categories that training has not seen.
         """
         names = None if tasks is None else chosen_tasks(tasks, [task.name for task in self.tasks])
         samples = self.as_samples(inputs)
@@ -377,6 +387,8 @@ class MultiTaskModel(nn.Module):
         reference = next(self.parameters())
         if self.columns is not None and self.columns.fits(inputs):
             samples = self.columns.encode(inputs)
+            for note in self.columns.unseen_notes(inputs):
+                warnings.warn(note, UserWarning, stacklevel=4)
         else:
             if not self._knows_columns and hasattr(inputs, "columns"):
                 warnings.warn(
@@ -427,7 +439,7 @@ class MultiTaskModel(nn.Module):
         """
         self.save(save_directory)
         card = model_card(self, title=title, metrics=metrics)
-        write_text(Path(save_directory) / "README.md", card)
+        write_text(as_path(save_directory) / "README.md", card)
 
     def export(self, path: str | Path, *, inputs: Any = None) -> None:
         """Write the model for inference, from inputs to predictions, which runs without qmtl.
@@ -491,7 +503,7 @@ class MultiTaskModel(nn.Module):
         Raises:
             ModelFileError: if there is no such folder, or it is damaged.
         """
-        folder = Path(pretrained_model_path)
+        folder = as_path(pretrained_model_path)
         if not folder.is_dir():
             raise ModelFileError(
                 f"there is no folder {folder}{near_paths(folder)}; a model of a hub has to be "
@@ -524,7 +536,7 @@ def load(
         >>> bool(again(torch.ones(1, 2))["a"] == model(torch.ones(1, 2))["a"])
         True
     """
-    folder = Path(path)
+    folder = as_path(path)
     if isinstance(parts, type | str) or not all(isinstance(part, type) for part in parts):
         raise InvalidInputError(f"parts must be a list of classes, got {parts!r}")
     encoder, head, columns, state = read_parts(folder, encoder, parts)

@@ -8,7 +8,8 @@ import pytest
 
 from qmtl import AngleEncoding, errors
 
-FUNCTIONS = {"check_integer", "near_paths", "nearest", "missing_extra", "unknown_name"}
+FUNCTIONS = {"as_path", "check_integer", "check_type", "missing_extra", "near_paths", "nearest"}
+FUNCTIONS |= {"unknown_name"}
 CLASSES = [value for value in vars(errors).values() if inspect.isclass(value)]
 
 

@@ -6,10 +6,21 @@ import torch
 from torch import nn
 
 import qmtl
+from qmtl.circuit import (
+    count_live_weights,
+    draw_svg,
+    load_design,
+    without_blocks,
+    without_entanglers,
+)
 from qmtl.data import TableColumns
 from qmtl.encoders import TaskEncoder
 from qmtl.errors import InvalidInputError
+from qmtl.experiments import Run, read_recipe, resume_run, start_run, write_report
+from qmtl.hardware import to_qasm3, to_qiskit
+from qmtl.noise import DeviceNoise
 from qmtl.tasks import Task
+from qmtl.training import read_predictions
 
 A = [Task.binary("a", class_names=["no", "yes"]), Task.regression("b")]
 C = [Task.binary("c"), Task.regression("d")]
@@ -205,3 +216,55 @@ def test_what_only_training_knows_of_may_differ():
     # Nor must both sides name their classes.
     larger = model().adapt(NEW, data([Task.binary("n")]), methods=["ridge"])
     assert larger.tasks[-1].class_names == ("no", "yes")
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        model().save,
+        model().save_pretrained,
+        model().export,
+        qmtl.load,
+        qmtl.MultiTaskModel.from_pretrained,
+        DeviceNoise.uniform().save,
+        DeviceNoise.load,
+        read_recipe,
+        Run.read,
+        resume_run,
+        lambda path: write_report(["run"], path),
+        lambda path: write_report([path], "report.html"),
+        load_design,
+        lambda path: read_predictions(path, A),
+        lambda path: qmtl.data.from_csv(path, targets=["y"]),
+        lambda path: qmtl.data.glue(path, embed=len),
+        qmtl.data.chestxray,
+        lambda path: qmtl.data.mustard(path, embed=len),
+        lambda path: qmtl.fit(model(), data(A), checkpoints=path, max_epochs=1),
+    ],
+)
+@pytest.mark.parametrize("path", [3, "a\0b"])
+def test_arguments_that_are_no_path(use, path):
+    with pytest.raises(InvalidInputError, match="path"):
+        use(path)
+
+
+def test_a_path_in_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    model().save("~/kept")
+    assert (tmp_path / "kept" / "model.json").is_file()
+    assert qmtl.load("~/kept").tasks == model().tasks
+
+
+@pytest.mark.parametrize(
+    "use", [draw_svg, without_blocks, without_entanglers, count_live_weights, to_qiskit, to_qasm3]
+)
+def test_a_head_in_place_of_its_circuit(use):
+    with pytest.raises(InvalidInputError, match=r"circuit must be a HeadCircuit, got QuantumHead;"):
+        use(model().head)
+    with pytest.raises(InvalidInputError, match="got NoneType"):
+        use(None)
+
+
+def test_a_name_in_place_of_a_recipe():
+    with pytest.raises(InvalidInputError, match=r"recipe must be a Recipe, got str; .*read_recipe"):
+        start_run("digits")

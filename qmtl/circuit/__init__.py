@@ -33,6 +33,7 @@ from qmtl.circuit._gates import Kind as Kind
 from qmtl.circuit._gates import elementary as elementary
 from qmtl.circuit._head_circuit import HeadCircuit as HeadCircuit
 from qmtl.circuit._head_circuit import ParameterCount as ParameterCount
+from qmtl.circuit._head_circuit import check_circuit as check_circuit
 from qmtl.circuit._light_cone import LightCone as LightCone
 from qmtl.circuit._light_cone import Walk as Walk
 from qmtl.circuit._light_cone import backward_cone as backward_cone

@@ -6,7 +6,7 @@ from typing import Any
 
 from qmtl.circuit._ansatz import Ansatz, IdentityAnsatz
 from qmtl.circuit._encodings import Encoding
-from qmtl.circuit._head_circuit import HeadCircuit
+from qmtl.circuit._head_circuit import HeadCircuit, check_circuit
 from qmtl.circuit._readout import Readout
 from qmtl.errors import InvalidInputError
 from qmtl.tasks import Task
@@ -33,6 +33,7 @@ def without_blocks(circuit: HeadCircuit, *, turned: bool = False) -> HeadCircuit
         >>> without_blocks(HeadCircuit([Task.binary("a"), Task.binary("b")])).count_parameters()
         ParameterCount(encoding=4, tasks={'a': 0, 'b': 0}, scales=2, total=6)
     """
+    check_circuit(circuit)
     blocks = dict.fromkeys(circuit.registers, IdentityAnsatz(turned))
     ablated = rebuilt(circuit, blocks=blocks)
     for name in ablated.registers:
@@ -61,6 +62,7 @@ def without_entanglers(circuit: HeadCircuit) -> HeadCircuit:
         >>> without_entanglers(circuit).light_cone("b").wires
         (2,)
     """
+    check_circuit(circuit)
     blocks = {name: _unentangled(circuit.ansatz(name)) for name in circuit.registers}
     ablated = rebuilt(circuit, _unentangled(circuit.encoding), blocks)
     for name in ablated.registers:
@@ -86,6 +88,7 @@ def count_live_weights(circuit: HeadCircuit) -> int:
         >>> count_live_weights(circuit), count_live_weights(without_entanglers(circuit))
         (16, 10)
     """
+    check_circuit(circuit)
     return len(
         {
             (gate.angle.owner, gate.angle.weight)

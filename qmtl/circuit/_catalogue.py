@@ -15,7 +15,7 @@ from qmtl.circuit._ansatz import ANSATZE, Ansatz
 from qmtl.circuit._encodings import ENCODINGS, Encoding, RegisterEncoding
 from qmtl.circuit._head_circuit import HeadCircuit
 from qmtl.circuit._readout import READOUTS, Layout
-from qmtl.errors import InvalidInputError, unknown_name
+from qmtl.errors import InvalidInputError, as_path, unknown_name
 from qmtl.tasks import Task, check_tasks
 
 Classes = Mapping[str, type]
@@ -293,9 +293,9 @@ def load_design(name_or_path: str | Path, *, custom: Classes = NO_CLASSES) -> De
         >>> load_design("cz-ring").encoding.n_layers
         2
     """
-    text = str(name_or_path)
+    path, text = as_path(name_or_path, "name_or_path"), str(name_or_path)
     if isinstance(name_or_path, Path) or text.endswith(".toml") or "/" in text or "\\" in text:
-        return design_from_toml(Path(name_or_path), custom=custom)
+        return design_from_toml(path, custom=custom)
     known = list_designs()
     if text not in known:
         raise unknown_name("circuit", text, known)

@@ -11,7 +11,7 @@ from markupsafe import Markup
 from qmtl._html import drawing, facts, table
 from qmtl._words import counted
 from qmtl.circuit._gates import Angle, Gate
-from qmtl.circuit._head_circuit import HeadCircuit
+from qmtl.circuit._head_circuit import HeadCircuit, check_circuit
 from qmtl.circuit._readout import Register
 from qmtl.errors import check_integer
 
@@ -36,10 +36,10 @@ STYLE = (
 
 @dataclass(frozen=True)
 class _Column:
-    """Gates on disjoint wires, and whether each belongs to a task's block."""
+    """Gates on disjoint wires, and the position of each among the circuit's gates."""
 
     gates: list[Gate]
-    in_block: list[bool]
+    positions: list[int]
 
 
 def _columns(circuit: HeadCircuit, task: str | None) -> tuple[list[_Column], str | None]:
@@ -54,7 +54,7 @@ def _columns(circuit: HeadCircuit, task: str | None) -> tuple[list[_Column], str
         if place == len(columns):
             columns.append(_Column([], []))
         columns[place].gates.append(gate)
-        columns[place].in_block.append(position >= len(circuit.encoding_gates))
+        columns[place].positions.append(position)
         for w in span:
             level[w] = place + 1
     return columns, task
@@ -124,6 +124,7 @@ def draw_text(
     for name, most in (("max_wires", max_wires), ("max_width", max_width)):
         if most is not None:
             check_integer(name, most)
+    check_circuit(circuit)
     columns, task = _columns(circuit, task)
     shown = range(min(circuit.n_wires, max_wires))
     labels = [f"{label}: " for label in _labels(circuit, task)]
@@ -194,10 +195,11 @@ def draw_svg(
         >>> draw_svg(HeadCircuit([Task.binary("a")])).startswith("<svg ")
         True
     """
+    check_circuit(circuit)
     if light_cone is not None and circuit.layout == "shared":
         task = light_cone
     columns, task = _columns(circuit, task)
-    is_faint = _faint_gates(circuit, light_cone)
+    cone = _cone_positions(circuit, task, light_cone)
     seen = range(circuit.n_wires) if light_cone is None else circuit.light_cone(light_cone).wires
     colours = _wire_colours(circuit, task)
     names = _wire_names(circuit, task)
@@ -221,10 +223,12 @@ def draw_svg(
         drawn: list[str] = []
         for i in band:
             column = columns[i]
-            for gate, in_block in zip(column.gates, column.in_block, strict=True):
+            for gate, position in zip(column.gates, column.positions, strict=True):
+                in_block = position >= len(circuit.encoding_gates)
                 colour = colours[gate.wires[0]] if in_block else ENCODING_COLOUR
                 shapes = _svg_gate(gate, x + widths[i] // 2, y, colour, boxes)
-                drawn += [f"<g{FAINT}>", *shapes, "</g>"] if is_faint(gate, in_block) else shapes
+                is_faint = cone is not None and position not in cone
+                drawn += [f"<g{FAINT}>", *shapes, "</g>"] if is_faint else shapes
             x += widths[i]
         end = x + 8
         for w in range(circuit.n_wires):
@@ -272,14 +276,19 @@ def _wire_names(circuit: HeadCircuit, task: str | None) -> list[str]:
     return names
 
 
-def _faint_gates(circuit: HeadCircuit, light_cone: str | None) -> Callable[[Gate, bool], bool]:
-    """Return a function (gate, is in a block) that tests whether a gate is outside the cone."""
+def _cone_positions(
+    circuit: HeadCircuit, task: str | None, light_cone: str | None
+) -> set[int] | None:
+    """Return the positions of a light cone's gates among the gates that are drawn."""
     if light_cone is None:
-        return lambda gate, in_block: False
-    cone = circuit.light_cone(light_cone)
-    # Compare by identity: layers of the encoding may repeat equal gates.
-    encoding, block = {id(gate) for gate in cone.encoding}, set(cone.block)
-    return lambda gate, in_block: gate not in block if in_block else id(gate) not in encoding
+        return None
+    cone, found = circuit.light_cone(light_cone), set[int]()
+    start = len(circuit.encoding_gates)
+    for name in circuit.registers if task is None else [task]:
+        if name == light_cone:
+            found = {start + position for position in cone.block_positions}
+        start += len(circuit.block_gates(name))
+    return found.union(cone.positions)
 
 
 def _wire_colours(circuit: HeadCircuit, task: str | None) -> dict[int, str]:

@@ -21,7 +21,7 @@ from qmtl.circuit._readout import (
     make_registers,
     register_sizes,
 )
-from qmtl.errors import InvalidInputError, unknown_name
+from qmtl.errors import InvalidInputError, check_type, unknown_name
 from qmtl.tasks import Task, check_tasks
 
 
@@ -429,3 +429,9 @@ def _check_gates(
                         f"{what}: the gate {given} has {kind} {index}, there are {number} "
                         f"(numbered from 0)"
                     )
+
+
+def check_circuit(circuit: Any) -> None:
+    """Raise `InvalidInputError` for anything but a `HeadCircuit`, such as a head."""
+    hint = "; give its .circuit" if hasattr(circuit, "circuit") else ""
+    check_type("circuit", circuit, HeadCircuit, hint)

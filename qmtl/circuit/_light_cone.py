@@ -37,6 +37,7 @@ class LightCone:
         block: gates of the task's block that lie in the cone, in the order of application.
         growth: ``(gate, cone size)`` for each gate that added a wire, from the circuit's end.
         positions: indices of the cone's encoding gates among all encoding gates.
+        block_positions: indices of the cone's block gates among all gates of the block.
     """
 
     wires: tuple[int, ...]
@@ -44,6 +45,7 @@ class LightCone:
     block: tuple[Gate, ...]
     growth: tuple[tuple[Gate, int], ...]
     positions: tuple[int, ...] = ()
+    block_positions: tuple[int, ...] = ()
 
     @property
     def gates(self) -> tuple[Gate, ...]:
@@ -179,9 +181,9 @@ def backward_cone(
         (48, 49, 50, 51, 52, 53)
     """
     walk = Walk(measured, diagonal=diagonal)
-    kept_block = [block[i] for i in walk.back_through(block, gates_by_wire(block))]
+    in_block = walk.back_through(block, gates_by_wire(block))
     index = gates_by_wire(encoding) if encoding_by_wire is None else encoding_by_wire
     positions = walk.back_through(encoding, index)
-    kept = tuple(encoding[i] for i in positions)
+    kept, kept_block = tuple(encoding[i] for i in positions), tuple(block[i] for i in in_block)
     wires, growth = tuple(sorted(walk.support)), tuple(walk.growth)
-    return LightCone(wires, kept, tuple(kept_block), growth, positions)
+    return LightCone(wires, kept, kept_block, growth, positions, in_block)

@@ -102,6 +102,14 @@ def main() -> None:
         # For example, an OSError says that the disk is full.
         print(f"qmtl: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
+    except (MemoryError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        # torch raises a RuntimeError of its own on CPUs.
+        known = ("out of memory", "can't allocate memory")
+        if isinstance(error, RuntimeError) and not any(words in reason for words in known):
+            raise
+        print(f"qmtl: out of memory: {reason}", file=sys.stderr)
+        sys.exit(2)
     except KeyboardInterrupt as interrupt:
         _tell(interrupt)
         sys.exit(130)

@@ -159,12 +159,8 @@ def read_inputs(
             f"the run's model needs; {f'is it {means}? ' if means else ''}it has "
             f"{listed(map(repr, header))}"
         )
-    for name, unseen in columns.unseen(rows).items():
-        print(
-            f"warning: {table}: column {name!r} has {listed(map(repr, unseen))}, which the run "
-            f"has not seen and takes as blank",
-            file=sys.stderr,
-        )
+    for note in columns.unseen_notes(rows):
+        print(f"warning: {table}: {note}", file=sys.stderr)
     try:
         return columns.encode(rows), rows
     except InvalidInputError as error:

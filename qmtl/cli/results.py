@@ -168,7 +168,7 @@ def affinity(
     columns = ("tasks", "shared rows", "overlap", "cosine", "95% interval", "verdict")
     rows = []
     for row in found.pairs.itertuples():
-        interval = (f"{row.cosine:+.2f}", f"{row.low:+.2f} to {row.high:+.2f}")
+        interval = (f"{row.cosine:+z.2f}", f"{row.low:+z.2f} to {row.high:+z.2f}")
         cosine = ("–", "–") if row.cosine != row.cosine else interval
         names = f"{row.first}, {row.second}"
         rows.append((names, row.shared_rows, f"{row.overlap:.0%}", *cosine, row.verdict))

@@ -1,13 +1,20 @@
 """Convert the cells of a table's columns to numbers, texts, dates or categories."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from qmtl.errors import InvalidInputError
-from qmtl.tasks import MISSING_WORDS, is_missing, number_in, number_text, truth_word
+from qmtl.tasks import (
+    MISSING_WORDS,
+    is_missing,
+    number_in,
+    number_text,
+    plain_text,
+    truth_word,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,12 +29,36 @@ _COMMA = re.compile(
 # A fast filter: it matches all numbers and few other texts.
 _MAYBE_NUMBER = re.compile(r"[\s\d+\-.,'\u2019eE]*|\s*[+-]?(inf|infinity)\s*", re.IGNORECASE)
 
-# A duration as pandas and Python write it: 17 days, 1 days 02:03:04.5, -1 day, 2:03:04, 26:03:04.
+# A duration as pandas and Python write it: 17 days, 1 days 02:03:04.5, -1 day, 2:03:04, 26:03:04;
+# and a time of day: 10:30, 10:30 pm.
 _DAYS = r"([+-]?\d+) days?"
-_CLOCK = r"([+-]?)(\d+):([0-5]\d):([0-5]\d(?:\.\d+)?)"
+_CLOCK = r"([+-]?)(\d+):([0-5]\d)(?::([0-5]\d(?:\.\d+)?))?(?:\s?([ap])\.?m\.?)?"
 _DURATION = re.compile(rf"(?:{_DAYS}|(?:{_DAYS},?\s*)?{_CLOCK})", re.IGNORECASE)
+# A duration in ISO 8601: P1DT12H, PT90M, P2W. Years and months have no fixed length.
+_PARTS = (7.0, 1.0, 1 / 24, 1 / 1440, 1 / 86400)
+_ISO = re.compile(
+    r"([+-]?)P(?=[\dT])(?:{0}W)?(?:{0}D)?(?:T(?=\d)(?:{0}H)?(?:{0}M)?(?:{0}S)?)?".format(
+        r"(\d+(?:\.\d+)?)"
+    )
+)
 
 DAY = 86400.0
+FEW = 10  # a column of numbers has at least this many, or no words
+
+
+def check_decimal(decimal: str | None) -> None:
+    """Raise `InvalidInputError` for a decimal mark other than a point or a comma."""
+    if decimal not in (None, ".", ","):
+        raise InvalidInputError(f"decimal: expected '.' or ',', got {decimal!r}")
+
+
+def typing_errors(texts: Sequence[str], numbers: Mapping[str, float]) -> list[str]:
+    """Return the texts that are words, if they are few among many different numbers.
+
+    If such a column were one of categories, every number would silently become a category.
+    """
+    words = [text for text in texts if text not in numbers]
+    return words if len(numbers) >= max(FEW, 9 * len(words)) else []
 
 
 def is_number_type(dtype: Any) -> bool:
@@ -79,7 +110,7 @@ def _numbers(column: "pd.Series", decimal: str | None, *, truths: bool) -> np.nd
     if is_number_type(column.dtype):
         return np.asarray(column.to_numpy(dtype=np.float64, na_value=np.nan))
     texts, codes = column_texts(column)
-    numbers = text_numbers(str(column.name), texts, decimal) or text_durations(texts)
+    numbers = text_values(str(column.name), texts, decimal)
     if truths and not numbers:
         words = {text: truth_word(text) for text in texts}
         numbers = {text: float(word == "true") for text, word in words.items() if word}
@@ -88,21 +119,39 @@ def _numbers(column: "pd.Series", decimal: str | None, *, truths: bool) -> np.nd
     return found
 
 
+def text_values(name: str, texts: Sequence[str], decimal: str | None = None) -> dict[str, float]:
+    """Return the numbers of a column's texts, as `text_numbers`; else durations in days."""
+    return text_numbers(name, texts, decimal) or text_durations(texts)
+
+
 def text_durations(texts: Sequence[str]) -> dict[str, float]:
-    """Return the durations, in days, of the texts that give days, or hours:minutes:seconds.
+    """Return durations and times of day, in days, of the texts that write one.
 
     Example:
         >>> text_durations(["1 days 12:00:00", "-0:36:00", "2 days", "ten"])
         {'1 days 12:00:00': 1.5, '-0:36:00': -0.025, '2 days': 2.0}
+        >>> text_durations(["18:00", "6:00 pm", "PT18H", "P1W"])
+        {'18:00': 0.75, '6:00 pm': 0.75, 'PT18H': 0.75, 'P1W': 7.0}
     """
-    matches = ((text, _DURATION.fullmatch(text.strip())) for text in texts)
-    return {text: _days(match) for text, match in matches if match}
+    days = ((text, _days(text.strip())) for text in texts)
+    return {text: number for text, number in days if number is not None}
 
 
-def _days(match: re.Match[str]) -> float:
-    whole, days, sign, hours, minutes, seconds = match.groups(default="0")
-    clock = 3600 * float(hours) + 60 * float(minutes) + float(seconds)
-    return float(whole) + float(days) + (-clock if sign == "-" else clock) / DAY
+def _days(text: str) -> float | None:
+    iso = _ISO.fullmatch(text)
+    if iso:
+        sign, *numbers = iso.groups(default="0")
+        days = sum(float(n) * length for n, length in zip(numbers, _PARTS, strict=True))
+        return -days if sign == "-" else days
+    match = _DURATION.fullmatch(text)
+    if not match:
+        return None
+    whole, before, sign, hour, minutes, seconds, half = match.groups(default="0")
+    hours = float(hour)
+    if half != "0":
+        hours = hours % 12 + 12 * (half in "pP")
+    clock = 3600 * hours + 60 * float(minutes) + float(seconds)
+    return float(whole) + float(before) + (-clock if sign == "-" else clock) / DAY
 
 
 def column_texts(column: "pd.Series") -> tuple[list[str], np.ndarray]:
@@ -118,7 +167,7 @@ def column_texts(column: "pd.Series") -> tuple[list[str], np.ndarray]:
         codes, values = pd.factorize(column.map(str))
     values = np.asarray(values, dtype=object).tolist()
     if set(map(type, values)) <= {str}:
-        texts = list(map(str.strip, values))
+        texts = list(map(plain_text, values))
         if MISSING_WORDS.isdisjoint(texts) and len(set(texts)) == len(texts):
             return texts, codes
     found: dict[str, int] = {}
@@ -129,7 +178,7 @@ def column_texts(column: "pd.Series") -> tuple[list[str], np.ndarray]:
             places[place] = -1
             continue
         is_number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
-        text = number_text(float(value)) if is_number else str(value).strip()
+        text = number_text(float(value)) if is_number else plain_text(str(value))
         places[place] = found.setdefault(text, len(found))
     return list(found), places[codes]
 
@@ -168,6 +217,16 @@ def text_numbers(name: str, texts: Sequence[str], decimal: str | None = None) ->
                 f"which with decimal='.' or decimal=','"
             )
     return best
+
+
+def number_with(decimal: str, text: str) -> float | None:
+    """Return the number that a text writes with this decimal mark, or None.
+
+    Example:
+        >>> number_with(",", "1,5"), number_with(",", "1.5"), number_with(".", "1,000.5")
+        (1.5, None, 1000.5)
+    """
+    return _with_comma(text) if decimal == "," else _with_point(text)
 
 
 def _with_point(text: str) -> float | None:
@@ -211,7 +270,7 @@ def column_dates(column: "pd.Series", text_format: str) -> np.ndarray:
 
 def category_places(texts: Sequence[str], categories: Sequence[str]) -> np.ndarray:
     """Return the index of each text's category, or -1; 1 equals 1.0, and true equals True."""
-    exact = {text: place for place, text in enumerate(categories)}
+    exact = {plain_text(text): place for place, text in enumerate(categories)}
     numbers = {number_in(text): place for text, place in exact.items()}
     truths = {truth_word(text): place for text, place in exact.items() if truth_word(text)}
 

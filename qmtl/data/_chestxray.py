@@ -17,7 +17,7 @@ from qmtl.data._csv import is_nameless, read_table
 from qmtl.data._dataset import DataSection, MultiTaskData, Split, take_splits
 from qmtl.data._files import check_files
 from qmtl.data._splits import check_count, check_seed, patient_split
-from qmtl.errors import InvalidInputError, unknown_name
+from qmtl.errors import InvalidInputError, as_path, unknown_name
 from qmtl.tasks import Task, chosen_tasks, is_missing, number_in
 
 _WHERE = (
@@ -83,7 +83,7 @@ def read_chestxray_labels(
         raise unknown_name("blank policy", blank, _BLANK)
     if views not in _VIEWS:
         raise unknown_name("views", views, _VIEWS)
-    files = _label_files(Path(path), labels)
+    files = _label_files(as_path(path), labels)
     tables = [read_table(file, ",", texts=None) for file in files]
     # Skip columns without a name, such as a saved index.
     tables = [table[[name for name in table if not is_nameless(name)]] for table in tables]
@@ -178,7 +178,8 @@ def load_images(
     image_size: int | None = None,
 ) -> np.ndarray:
     """Load the images with these paths, as `chestxray` explains: float32 (N, 1, H, W) in [0, 1]."""
-    source = Path(path) / "images.npz" if images is None else Path(images)
+    folder = as_path(path)
+    source = folder / "images.npz" if images is None else as_path(images, "images")
     if images is not None and not source.exists():
         raise InvalidInputError(f"images: there is no file or folder {source}")
     if source.is_file():
@@ -186,7 +187,7 @@ def load_images(
         if image_size is not None and grey.shape[1:] != (image_size, image_size):
             grey = np.stack([_resize_array(image, image_size) for image in grey])
     else:
-        roots = [Path(path), Path(path).parent] if images is None else [source]
+        roots = [folder, folder.parent] if images is None else [source]
         files = _find_files(roots, paths)
         grey = np.stack([_read_file(file, image_size or 64) for file in files])
     return grey[:, None]

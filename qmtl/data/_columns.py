@@ -7,7 +7,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from qmtl.data._cells import category_places, column_dates, column_numbers, column_texts
+from qmtl._html import listed
+from qmtl.data._cells import (
+    category_places,
+    check_decimal,
+    column_dates,
+    column_numbers,
+    column_texts,
+)
 from qmtl.errors import InvalidInputError, unknown_name
 
 if TYPE_CHECKING:
@@ -52,8 +59,7 @@ class TableColumns:
     def __post_init__(self) -> None:
         if self.scale != "standard":
             raise unknown_name("scale of table columns", self.scale, ["standard"])
-        if self.decimal not in (None, ".", ","):
-            raise InvalidInputError(f"decimal: expected '.' or ',', got {self.decimal!r}")
+        check_decimal(self.decimal)
         try:
             # A std of 0 (a constant column) becomes 1: the column is then 0 everywhere.
             numeric = tuple((str(n), float(m), float(s) or 1.0) for n, m, s in self.numeric)
@@ -205,6 +211,21 @@ class TableColumns:
             found[name] = sorted(texts[i] for i in np.flatnonzero(places < 0))
         return {name: unseen for name, unseen in found.items() if unseen}
 
+    def unseen_notes(self, table: "pd.DataFrame") -> list[str]:
+        """Return what to tell the user about `unseen` categories, a text for each column.
+
+        Example:
+            >>> import pandas as pd
+            >>> town = TableColumns((), (("town", ("north", "south")),))
+            >>> town.unseen_notes(pd.DataFrame({"town": ["Bern", "north", None]}))
+            ["column 'town' has 'Bern', which training has not seen and which counts as missing"]
+        """
+        return [
+            f"column {name!r} has {listed(map(repr, unseen))}, which training has not seen and "
+            f"which counts as missing"
+            for name, unseen in self.unseen(table).items()
+        ]
+
     def _chosen(self, table: "pd.DataFrame") -> "pd.DataFrame":
         """Return the required columns, with their names as texts."""
         if not hasattr(table, "iloc") or not hasattr(table, "columns"):
@@ -279,7 +300,4 @@ def column_differences(one: TableColumns | None, two: TableColumns | None) -> tu
 
 
 def _listed(columns: TableColumns | None) -> str:
-    if columns is None:
-        return "no columns"
-    names = columns.names
-    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+    return "no columns" if columns is None else listed(columns.names)

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from qmtl.data._cells import column_texts, text_numbers
-from qmtl.errors import InvalidInputError, near_paths
+from qmtl.data._cells import check_decimal, column_texts, number_with, text_numbers
+from qmtl.errors import InvalidInputError, as_path, near_paths
 from qmtl.tasks import MISSING_WORDS
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def local_path(path: str | PathLike[str]) -> Path:
             f"path: expected the path of a local file, got {what}; read it by pandas.read_csv and "
             f"give the data frame to from_frame"
         )
-    return Path(path).expanduser()
+    return as_path(path)
 
 
 def read_table(
@@ -105,8 +105,7 @@ class TextTable:
         usual_decimal: str | None = None,
         usual_encoding: str | None = None,
     ) -> None:
-        if decimal not in (None, ".", ","):
-            raise InvalidInputError(f"decimal: expected '.' or ',', got {decimal!r}")
+        check_decimal(decimal)
         given = _checked(delimiter)
         self.path = path = local_path(path)
         text, as_stored = _as_utf8(path, encoding, usual_encoding)
@@ -128,7 +127,7 @@ class TextTable:
             start = text.find(b"\n", start) + 1 or len(text)
         self.text, self.start = text, start
         self.header = self._named(self._with_row_names(header))
-        self.decimal = decimal
+        self.decimal = self.given_decimal = decimal
         if decimal is None and self.delimiter != ",":
             self.decimal = self._find_decimal() or usual_decimal
         other = [mark for mark in DELIMITERS if mark in header[0]]
@@ -183,11 +182,17 @@ class TextTable:
             )
         return names
 
-    def frame(self, texts: Collection[str] = (), *, categories: bool = False) -> "pd.DataFrame":
+    def frame(
+        self,
+        texts: Collection[str] = (),
+        *,
+        categories: bool = False,
+        ignored: Collection[str] = (),
+    ) -> "pd.DataFrame":
         """Return the rows, as `read_table` returns them.
 
         With `categories`, columns whose texts repeat get pandas' categorical type, which finds the
-        distinct texts once.
+        distinct texts once. A given decimal mark need not fit the columns `ignored`.
         """
         import pandas as pd
 
@@ -228,6 +233,9 @@ class TextTable:
         if not len(frame):
             raise InvalidInputError(f"{self.path}: there is a header but no row under it")
         frame.columns = pd.Index(self.header, dtype=object)
+        for name in self.header:
+            if self.given_decimal and name not in texts and name not in ignored:
+                self.check_numbers(frame[name])
         return self._with_numbers(frame, texts)
 
     def _with_few_texts(self, missing: dict[int, list[str]]) -> Iterator[int]:
@@ -310,6 +318,20 @@ class TextTable:
         grouped = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+")
         clear = any(decimal.fullmatch(cell) and not grouped.fullmatch(cell) for cell in cells)
         return "," if clear else None
+
+    def check_numbers(self, column: "pd.Series") -> None:
+        """Raise if a column is of numbers, but not of ones with the decimal mark that was given."""
+        if self.given_decimal is None or column.dtype.kind in "biuf":
+            return
+        texts, codes = column_texts(column)
+        other = {".": ",", ",": "."}[self.given_decimal]
+        wrong = [text for text in texts if number_with(self.given_decimal, text) is None]
+        if wrong and all(number_with(other, text) is not None for text in wrong):
+            row = column.index[int(np.flatnonzero(codes == texts.index(wrong[0]))[0])]
+            raise InvalidInputError(
+                f"{self.path}: row {row}, column '{column.name}': {wrong[0]!r} is not a number "
+                f"with the decimal mark {self.given_decimal!r} that was given"
+            )
 
     def _with_numbers(self, frame: "pd.DataFrame", texts: Collection[str]) -> "pd.DataFrame":
         """Convert columns of texts to numbers if all their texts spell one."""

@@ -2,7 +2,8 @@
 
 import json
 import zipfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -10,14 +11,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from qmtl.errors import InvalidInputError, near_paths
+from qmtl.errors import InvalidInputError, as_path, near_paths
 
 
 def check_files(
     path: str | PathLike[str], needed: Iterable[str | Sequence[str]], *, what: str, where: str
 ) -> list[Path]:
     """Find a file for each name or list of alternative names; one error lists all missing files."""
-    root = Path(path)
+    root = as_path(path)
     if not root.is_dir():
         problem = "is a file, not a folder" if root.is_file() else None
         said = f"{root} {problem}" if problem else f"there is no folder {root}{near_paths(root)}"
@@ -38,14 +39,21 @@ def check_files(
     return found
 
 
-def read_text(path: Path) -> str:
-    """Read a whole text file in UTF-8, with or without a byte order mark."""
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn errors of reading a text file in UTF-8 into `InvalidInputError`."""
     try:
-        return path.read_text(encoding="utf-8-sig")
+        yield
     except UnicodeDecodeError as error:
         raise InvalidInputError(f"{path}: expected UTF-8 text, got other bytes") from error
     except OSError as error:
         raise InvalidInputError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def read_text(path: Path) -> str:
+    """Read a whole text file in UTF-8, with or without a byte order mark."""
+    with reading(path):
+        return path.read_text(encoding="utf-8-sig")
 
 
 def features_by_id(
@@ -56,7 +64,7 @@ def features_by_id(
     The file is a .npz (id → array), a .json (id → list), or a .pt (a dict of id → tensor, read
     without running code). Arrays (frames, d) are averaged over frames.
     """
-    file = Path(path)
+    file = as_path(path, name)
     if not file.is_file():
         raise InvalidInputError(f"{name}: there is no file {file}{near_paths(file)}")
     stored = _read(file, name)

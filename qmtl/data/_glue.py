@@ -19,6 +19,7 @@ from qmtl.data._files import (
     gives_tokens,
     pair_features,
     pair_tokens,
+    reading,
     text_model,
 )
 from qmtl.data._splits import check_count, check_seed, stratified_sample, validation_cut
@@ -138,12 +139,8 @@ def glue_rows(path: str | PathLike[str], task: str, split: str = "train") -> Glu
     if split not in ("train", "dev"):
         raise unknown_name("split of GLUE:", split, ["train", "dev"])
     (file,) = check_files(path, [layout.file(split)], what="GLUE", where=_WHERE)
-    try:
+    with reading(file):
         return _read(file, layout)
-    except UnicodeDecodeError as error:
-        raise InvalidInputError(f"{file}: expected UTF-8 text, got other bytes") from error
-    except OSError as error:
-        raise InvalidInputError(f"{file}: cannot be read: {error.strerror}") from error
 
 
 def _read(file: Path, layout: GlueLayout) -> GlueRows:

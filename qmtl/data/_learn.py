@@ -1,19 +1,21 @@
 """Choose how each column of a table becomes inputs: as numbers, dates, categories, or not."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from qmtl.data._cells import (
+    FEW,
     column_dates,
     column_numbers,
     column_texts,
     is_number_type,
-    text_durations,
     text_numbers,
+    text_values,
+    typing_errors,
 )
 from qmtl.data._columns import CYCLES, TableColumns
 from qmtl.data._csv import is_nameless
@@ -24,13 +26,13 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FIRST = 100  # number of texts that suggest the type of a column
-FEW = 10  # up to this many distinct texts are categories, even if each occurs once
 _DATES = ("%Y-%m-%d", "%Y/%m/%d", "%Y.%m.%d", "%d.%m.%Y", "%d/%m/%Y", "%m/%d/%Y", "%d-%m-%Y",
           "%m-%d-%Y", "%d %b %Y", "%d %B %Y", "%d-%b-%Y", "%b %d, %Y", "%B %d, %Y")  # fmt: skip
 _TIMES = ("", " %H:%M", " %H:%M:%S", "T%H:%M:%S", " %H:%M:%S.%f")
 _EMAIL = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s]+")
 # A number between signs: 12%, -€ 1,234.50, (7), and numbers with a typographic minus.
 _WITH_SIGNS = re.compile(r"\W{0,4}\d+([ ,.'’]\d{3})*([.,]\d+)?\W{0,4}")
+_UNIT = re.compile(r"[%‰°$€£¥₹₽₩]")
 _ID = re.compile(r"(.*[_\W])?(id|ids|idx|index|uuid|guid|row|rownames)|.*[a-z](Id|ID)", re.DOTALL)
 
 
@@ -41,6 +43,7 @@ class _Found(NamedTuple):
     date_format: str = ""
     dates: "pd.Series | None" = None  # the dates of all rows, if the column holds texts
     categories: tuple[str, ...] = ()
+    doubt: str = ""  # why this may not be what the user wants
 
 
 def learn_columns(
@@ -52,15 +55,15 @@ def learn_columns(
     max_categories: int,
     decimal: str | None = None,
     weights: np.ndarray | None = None,
-) -> "tuple[TableColumns, dict[str, str], pd.DataFrame]":
+) -> "tuple[TableColumns, list[str], pd.DataFrame]":
     """Learn the input columns of a table; the type of each column is inferred from all rows.
 
     Scales and categories are computed from the rows `train`. If the columns were `chosen`, none is
     left out; otherwise columns of texts with more than `max_categories` are.
 
     Returns:
-        The columns; the reason for each column left out; and the table with its texts converted to
-        dates, which is slow and thus done once.
+        The columns; notes for the user about columns that were left out, or may be misread; and
+        the table with its texts converted to dates, which is slow and thus done once.
     """
     plain = _plain_numbers(table, names, chosen)
     found: dict[str, _Found] = {}
@@ -92,7 +95,17 @@ def learn_columns(
     ]
     categorical = [(n, what.categories) for n, what in found.items() if what.kind == "category"]
     columns = TableColumns(tuple(numeric), tuple(categorical), dates=tuple(dates), decimal=decimal)
-    return columns, reasons, table
+    doubts = {name: what.doubt for name, what in found.items() if what.doubt and not chosen}
+    notes = [_note("columns left out of the inputs", reasons), _note("doubtful columns", doubts)]
+    return columns, list(filter(None, notes)), table
+
+
+def _note(title: str, said: Mapping[str, str]) -> str:
+    """Name columns and what is said of them, of at most ten."""
+    named = [f"'{column}' {what}" for column, what in said.items()
+             if not (is_nameless(column) and what == "is empty")]  # fmt: skip
+    more = f" and {len(named) - 10} more" if len(named) > 10 else ""
+    return f"{title}: {'; '.join(named[:10])}{more}" if named else ""
 
 
 def scale_of(values: np.ndarray, weights: np.ndarray | None = None) -> tuple[float, float]:
@@ -151,21 +164,25 @@ def _what(
     if dates:
         return dates
     texts, codes = column_texts(column)
-    numbers = text_numbers(name, texts, decimal) or text_durations(texts)
-    slips = [text for text in texts if text not in numbers]
+    numbers = text_values(name, texts, decimal)
+    words = [text for text in texts if text not in numbers]
     # True and False with blanks between them are no longer of pandas' type for truth values.
-    if not slips or all(map(truth_word, texts)):
+    if not words or all(map(truth_word, texts)):
         return _Found("number")
-    # A few words among many different numbers are typing errors. If the column were one of
-    # categories, every number would silently become an input.
-    if len(numbers) >= FEW and len(numbers) >= 9 * len(slips):
-        row = int(np.flatnonzero(codes == texts.index(slips[0]))[0])
+    row = column.index[int(np.flatnonzero(codes == texts.index(words[0]))[0])]
+    if typing_errors(texts, numbers):
         raise InvalidInputError(
-            f"row {column.index[row]}, column '{name}': expected a number as in the other rows, "
-            f"got {slips[0]!r}"
+            f"row {row}, column '{name}': expected a number as in the other rows, got {words[0]!r}"
         )
     dates = _what_dates(column, first) if is_number else None
-    return dates or _what_texts(texts, codes, train, max_categories)
+    what = dates or _what_texts(texts, codes, train, max_categories)
+    if dates or len(numbers) < max(3, 2 * len(words)):
+        return what
+    mixed = f"{len(numbers)} different numbers and {len(words)} other texts"
+    if isinstance(what, str):
+        return f"holds {mixed}, the first in row {row}"
+    doubt = f"holds {mixed} ({words[0]!r} in row {row}), and each becomes a category"
+    return what._replace(doubt=doubt)
 
 
 def _what_dates(column: "pd.Series", first: Sequence[str]) -> _Found | str | None:
@@ -185,7 +202,8 @@ def _what_texts(
     many = max(FEW + 1, 0.9 * len(texts))
     if sum(map(is_date, texts)) >= many:
         return "holds dates that are not all of one known form (write 2024-03-31)"
-    if sum(map(bool, map(_WITH_SIGNS.fullmatch, texts))) >= many:
+    with_signs = list(filter(_WITH_SIGNS.fullmatch, texts))
+    if len(with_signs) >= many or sum(map(bool, map(_UNIT.search, with_signs))) > len(texts) / 2:
         return "holds numbers with signs such as % or €: write numbers alone"
     if len(texts) > max(FEW, n_rows / 2):
         words = len(" ".join(texts).split()) / len(texts)

@@ -14,8 +14,8 @@ from qmtl.data._cells import (
     column_numbers,
     column_texts,
     is_number_type,
-    text_durations,
-    text_numbers,
+    text_values,
+    typing_errors,
 )
 from qmtl.data._csv import TextTable
 from qmtl.errors import InvalidInputError
@@ -23,10 +23,6 @@ from qmtl.tasks import Task, check_varied, infer_task
 
 if TYPE_CHECKING:
     import pandas as pd
-
-# A column with at least this many different numbers, and nine numbers per word, is a column of
-# numbers whose words are typing errors.
-FEW = 10
 
 
 class LabelTable:
@@ -114,11 +110,10 @@ def label_values(column: "pd.Series", wanted: str | Task | None, decimal: str | 
     if isinstance(wanted, Task) and wanted.class_names and kind != "multilabel":
         return np.asarray(column, dtype=object)
     texts, codes = column_texts(column)
-    numbers = text_numbers(str(column.name), texts, decimal) or text_durations(texts)
-    slips = len(texts) - len(numbers)
-    if slips and kind is None and len(numbers) >= max(FEW, 9 * slips):
+    numbers = text_values(str(column.name), texts, decimal)
+    if kind is None and typing_errors(texts, numbers):
         column_numbers(column.to_frame(), [str(column.name)], decimal)  # raises and names the row
-    if not texts or slips:
+    if not texts or len(numbers) < len(texts):
         return np.asarray(column, dtype=object)
     values: np.ndarray = np.array([*(numbers[text] for text in texts), np.nan])[codes]
     if np.isinf(values).any():  # the next line raises and names the row

@@ -219,7 +219,13 @@ def from_csv(
         wanted = _wanted(file.header, options)
         texts = {column for columns, _ in wanted for column in columns}
         texts |= {name for name in (split_column, group_column) if name is not None}
-        table = file.frame(texts, categories=True)
+        unused = () if options.inputs is None else set(file.header) - set(options.inputs)
+        ignored = {*options.ignore, *unused} - {options.weights}
+        table = file.frame(texts, categories=True, ignored=ignored)
+        for columns, task in wanted:
+            if (task.kind if isinstance(task, Task) else task) in (None, "regression"):
+                for column in columns:
+                    file.check_numbers(table[column])
         return _data(table, wanted, table.index.to_numpy() - FIRST_ROW, file.decimal, options)
     except InvalidInputError as error:
         if str(error).startswith(str(path)):
@@ -295,15 +301,14 @@ def _data(
         groups = table[groups].astype(object).fillna("")
     codes = label_codes(tasks, labels)
     indices = choose_rows(len(table), splits, options.seed, codes, groups)
-    columns, reasons, table = learn_columns(
+    columns, notes, table = learn_columns(
         table, names, indices[0].numpy(), chosen=inputs is not None,
         max_categories=options.max_categories, decimal=decimal, weights=weights,
     )  # fmt: skip
     for place, column in enumerate(table.columns):
         if inputs is None and is_nameless(column) and column in columns.names:
             raise InvalidInputError(f"column {place + 1} has no name; name it, or pass ignore=['']")
-    note = _note(reasons)
-    if note:
+    for note in notes:
         warnings.warn(f"{note}; list columns in inputs or ignore", UserWarning, stacklevel=3)
     counts = None if weights is None else torch.from_numpy(weights)
     encoded = columns.encode(table).numpy()  # NumPy gathers rows in half the time of torch
@@ -324,7 +329,7 @@ def _data(
         test,
         columns=columns,
         split_seed=None if isinstance(splits, Mapping) else int(options.seed),
-        notes=(note,) if note else (),
+        notes=tuple(notes),
     )
 
 
@@ -453,13 +458,3 @@ def _weights(table: "pd.DataFrame", name: str | None, decimal: str | None) -> np
     if not weights.any():
         raise InvalidInputError(f"weights: column '{name}' is zero everywhere: no row is left")
     return weights
-
-
-def _note(reasons: Mapping[str, str]) -> str:
-    """Name the columns left out of the inputs and the reasons, but none of the columns' values."""
-    said = [f"'{column}' {reason}" for column, reason in reasons.items()
-            if not (is_nameless(column) and reason == "is empty")]  # fmt: skip
-    if not said:
-        return ""
-    more = f" and {len(said) - 10} more" if len(said) > 10 else ""
-    return f"columns left out of the inputs: {'; '.join(said[:10])}{more}"

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, cast
 import numpy as np
 
 from qmtl.data import MultiTaskData
-from qmtl.errors import InvalidInputError
+from qmtl.errors import InvalidInputError, as_path
 from qmtl.experiments._bench_summary import (
     BenchSummary,
     CellResult,
@@ -194,7 +194,7 @@ def bench(
     for number in range(section.seeds):
         search += probes[number : number + 1]
         search += [own[number] for own in first if number < n_search]
-    store, workers = CellStore(Path(out) / "cells"), workers or Workers()
+    store, workers = CellStore(as_path(out, "out") / "cells"), workers or Workers()
     records = run_cells(search, store, workers, report)
     chosen: dict[RivalType, tuple[Setting, list[BenchCell]]] = {}
     for head, by_setting in cells.items():

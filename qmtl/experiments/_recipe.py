@@ -21,7 +21,7 @@ from qmtl._sections import RecipePath, Section, Seed, absolute_if_there, explain
 from qmtl.circuit import list_designs
 from qmtl.data import AnyDataSection
 from qmtl.encoders import AnyEncoderSection, MLPSection
-from qmtl.errors import RecipeError, near_paths, unknown_name
+from qmtl.errors import RecipeError, as_path, near_paths, unknown_name
 from qmtl.heads import HeadSection, HeadType
 from qmtl.noise import DeviceNoise
 from qmtl.training import LoggingSection, TrainingSettings
@@ -306,7 +306,7 @@ def read_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
         >>> read_recipe("digits", ["training.seed=3"]).training.seed
         3
     """
-    path = Path(name_or_path)
+    path = as_path(name_or_path, "name_or_path")
     if path.suffix.lower() in TABLES:
         raise RecipeError(
             f"{path} looks like a table, not a recipe; write a recipe for it with: qmtl init "

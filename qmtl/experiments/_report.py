@@ -12,7 +12,7 @@ from markupsafe import Markup
 from qmtl._html import facts, hardware_facts, rendered, table
 from qmtl._io import __version__, write_text
 from qmtl.circuit import HeadCircuit, circuit_parts
-from qmtl.errors import InvalidInputError
+from qmtl.errors import InvalidInputError, as_path
 from qmtl.experiments._prediction_plots import (
     plot_calibration,
     plot_confusion,
@@ -58,8 +58,9 @@ def write_report(paths: Sequence[str | Path], out: str | Path) -> Path:
         InvalidInputError: for an empty list, or a run that is given twice.
         RunDirectoryError: for a folder that is not a finished run, or a file in it that is damaged.
     """
-    write_text(Path(out), render_report(read_runs(paths)))
-    return Path(out)
+    target = as_path(out, "out")
+    write_text(target, render_report(read_runs(paths)))
+    return target
 
 
 def render_report(runs: Sequence[RunContent]) -> str:

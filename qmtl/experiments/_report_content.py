@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from qmtl._html import listed, number
-from qmtl.errors import InvalidInputError, RunDirectoryError
+from qmtl.errors import InvalidInputError, RunDirectoryError, as_path
 from qmtl.experiments._recipe import flatten
 from qmtl.experiments._robustness import UnderNoise
 from qmtl.experiments._run_folder import Run
@@ -41,7 +41,9 @@ class RunContent:
 
 def read_runs(paths: Sequence[str | Path]) -> list[RunContent]:
     """Read run directories, in the order given; raise as `write_report` does."""
-    folders = [Path(path) for path in paths]
+    if isinstance(paths, str | Path) or not isinstance(paths, Iterable):
+        raise InvalidInputError(f"paths must be a list of run directories, got {paths!r}")
+    folders = [as_path(path) for path in paths]
     if not folders:
         raise InvalidInputError("a report needs at least one run directory")
     places = [folder.resolve() for folder in folders]

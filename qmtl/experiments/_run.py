@@ -11,7 +11,7 @@ from qmtl._calls import seeded
 from qmtl._io import write_csv, write_json
 from qmtl.data import MultiTaskData
 from qmtl.encoders import TaskEncoder
-from qmtl.errors import RecipeError, RunDirectoryError
+from qmtl.errors import RecipeError, RunDirectoryError, check_type
 from qmtl.experiments._build import build_data, build_model
 from qmtl.experiments._recipe import Recipe, read_recipe
 from qmtl.experiments._run_folder import (
@@ -46,6 +46,7 @@ def start_run(recipe: Recipe, path: str | Path | None = None, *, progress: bool 
     Raises:
         RunDirectoryError: if the directory exists.
     """
+    check_type("recipe", recipe, Recipe, "; qmtl.experiments.read_recipe reads one")
     from qmtl.experiments._rivals import check_rival
     from qmtl.training import check_fit, check_loggers, settings_for
 
@@ -208,5 +209,6 @@ def _experts(model: MultiTaskModel, data: MultiTaskData) -> dict[str, Any]:
 
 def is_first_process() -> bool:
     """Return whether this process writes files and shows results."""
-    # Lightning starts the other processes of a run with the same command line.
-    return int(os.environ.get("LOCAL_RANK", "0")) == 0
+    # Lightning starts the other processes of a run with the same command line. Without a folder
+    # from the first process, the rank is that of another program, such as a batch system.
+    return FOLDER not in os.environ or os.environ.get("LOCAL_RANK", "0") == "0"

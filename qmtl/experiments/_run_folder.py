@@ -19,7 +19,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from qmtl._io import process_start, write_bytes, write_json, write_text
 from qmtl.circuit import list_designs
 from qmtl.data import MultiTaskData, TableColumns, column_differences
-from qmtl.errors import InvalidInputError, RunDirectoryError, near_paths, unknown_name
+from qmtl.errors import InvalidInputError, RunDirectoryError, as_path, near_paths, unknown_name
 from qmtl.experiments._build import build_data
 from qmtl.experiments._recipe import Recipe, read_recipe
 from qmtl.experiments._sweep import fingerprint
@@ -185,7 +185,7 @@ def _labels_noted(folder: Path) -> Any:
 
 def existing_folder(path: str | Path) -> Path:
     """Return a run's folder; raise if there is no recipe in it."""
-    folder = Path(path)
+    folder = as_path(path)
     if not (folder / "recipe.toml").is_file():
         raise RunDirectoryError(
             f"{folder} is not a run directory: it has no recipe.toml{near_paths(folder)}"
@@ -202,7 +202,7 @@ def new_folder(recipe: Recipe, path: str | Path | None) -> Path:
     name = f"{recipe.name}-{time.strftime('%Y%m%d-%H%M%S')}"
     for number in count(1):
         default = Path("runs", name if number == 1 else f"{name}-{number}")
-        folder = default if path is None else Path(path)
+        folder = default if path is None else as_path(path)
         try:
             folder.mkdir(parents=True)
             break

@@ -22,7 +22,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from qmtl._io import __version__, write_json
 from qmtl.data import MultiTaskData
-from qmtl.errors import InvalidInputError, QmtlError, check_integer, missing_extra
+from qmtl.errors import InvalidInputError, QmtlError, as_path, check_integer, missing_extra
 
 FORMAT = 2
 
@@ -71,7 +71,7 @@ class CellStore:
     """A folder with one JSON file per cell; several processes may write to it at once."""
 
     def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
+        self.folder = as_path(folder, "folder")
 
     def path(self, cell: Cell) -> Path:
         return self.folder / f"{cell.name}.json"

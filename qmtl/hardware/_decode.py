@@ -18,6 +18,7 @@ from qmtl.hardware._prepared_run import (
     TaskReading,
     Values,
     calibration_register,
+    check_rates,
     strings_of,
 )
 from qmtl.simulators import PROBABILITY_FLOOR
@@ -237,11 +238,8 @@ def _confusion(prepared: PreparedRun, data: Mapping[int, PubData]) -> Confusion:
         name = calibration_register(qubit)
         up = float(zeros.arrays[name].mean())
         down = 1.0 - float(ones.arrays[name].mean())
-        if up + down >= 1:
-            raise InvalidInputError(
-                f"the calibration circuits show read-out error rates of qubit {qubit} that sum to "
-                f"1 or more, which mitigation cannot correct; take more shots or another layout"
-            )
+        advice = "take more shots or another layout"
+        check_rates(qubit, up, down, "the calibration circuits", advice)
         found[qubit] = (up, down, int(zeros.arrays[name].size))
     return found
 

@@ -24,6 +24,7 @@ from qmtl.hardware._prepared_run import (
     TaskReading,
     Values,
     calibration_register,
+    check_rates,
     chunk_hash,
     strings_of,
 )
@@ -184,7 +185,7 @@ def make_payload(
         n_samples=len(angles),
         columns=tuple(columns),
         mitigation=settings.mitigation,
-        confusion=_confusion(tasks, backend, settings),
+        confusion=_known_confusion(tasks, backend, settings),
         calibration_circuits=calibration,
         strings=strings,
     )
@@ -268,7 +269,7 @@ def _calibration_circuits(
     return found
 
 
-def _confusion(
+def _known_confusion(
     tasks: Sequence[TaskReading], backend: Backend, settings: HardwareSettings
 ) -> dict[int, tuple[float, float]]:
     if settings.mitigation != "calibration":
@@ -279,11 +280,7 @@ def _confusion(
     found = {}
     for qubit in sorted({qubit for task in tasks for qubit in task.qubits}):
         up, down = noise.readouts.get(qubit, noise.readout)
-        if up + down >= 1:
-            raise InvalidInputError(
-                f"qubit {qubit} of {backend.name} has read-out error rates that sum to 1 or more, "
-                f"which mitigation cannot correct; choose another layout"
-            )
+        check_rates(qubit, up, down, backend.name, "choose another layout")
         found[qubit] = (float(up), float(down))
     return found
 

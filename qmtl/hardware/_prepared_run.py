@@ -327,6 +327,15 @@ def calibration_register(qubit: int) -> str:
     return f"q{qubit}"
 
 
+def check_rates(qubit: int, up: float, down: float, whose: str, advice: str) -> None:
+    """Raise if a qubit's read-out error rates are too large for mitigation to correct."""
+    if up + down >= 1:
+        raise InvalidInputError(
+            f"qubit {qubit} of {whose} has read-out error rates that sum to 1 or more, which "
+            f"mitigation cannot correct; {advice}"
+        )
+
+
 def strings_of(qubits: Sequence[int]) -> list[tuple[int, ...]]:
     """Return all non-empty subsets of qubits in binary order, the first qubit most significant."""
     chosen = product((False, True), repeat=len(qubits))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
-from qmtl.circuit import Angle, HeadCircuit
+from qmtl.circuit import Angle, HeadCircuit, check_circuit
 from qmtl.errors import InvalidInputError, missing_extra
 from qmtl.hardware._prepared_run import digest
 from qmtl.tasks import chosen_tasks
@@ -108,6 +108,7 @@ def to_qiskit(
         from qiskit.circuit import ParameterVector
     except ImportError:
         raise missing_extra("Qiskit is not installed", "ibm") from None
+    check_circuit(circuit)
     chosen = measured_tasks(circuit, tasks)
     if circuit.layout == "shared" and len(chosen) > 1:
         raise InvalidInputError(

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from qmtl._html import facts, hardware_facts, panel, table
+from qmtl._html import MOST_ROWS, facts, hardware_facts, panel, table
 from qmtl._io import write_csv, write_json
 from qmtl._words import counted
 from qmtl.errors import InvalidInputError
@@ -19,7 +19,6 @@ from qmtl.hardware._prepared_run import Estimate, PreparedRun, Values
 
 # A deviation of more standard errors than this counts as large.
 MANY = 4.0
-MOST_ROWS = 40  # most rows to show
 COLUMNS = (
     "task", "output", "measured", "predicted", "exact", "standard_error",
     "deviation_in_standard_errors",

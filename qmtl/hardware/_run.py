@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from qmtl._html import panel, table
+from qmtl._html import MOST_ROWS, panel, table
 from qmtl.errors import (
     HardwareBusyError,
     HardwareConnectionError,
@@ -36,8 +36,6 @@ from qmtl.hardware._submit import (
     settle,
     submit,
 )
-
-MOST_ROWS = 40  # most rows to show
 
 
 @dataclass(frozen=True)

@@ -120,9 +120,9 @@ class Affinity:
                 box.set(hatch="///", linewidth=0)
                 ax.add_patch(box)
             elif i != j and n <= 14:
-                text = {"caution": f"{value:.2f}?", "undecided": f"({value:.2f})"}
+                text = {"caution": f"{value:z.2f}?", "undecided": f"({value:z.2f})"}
                 colour = "#ffffff" if abs(value) > 0.6 else "#000000"
-                shown = text.get(verdict, f"{value:.2f}")
+                shown = text.get(verdict, f"{value:z.2f}")
                 ax.text(j, i, shown, ha="center", va="center", fontsize=7, color=colour)
         names = [plain(name, 22) for name in self.names]
         ax.set_xticks(range(n), names, rotation=45, ha="right", rotation_mode="anchor")

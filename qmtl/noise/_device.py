@@ -8,7 +8,7 @@ from typing import Any, Self, TypeVar
 
 from qmtl._io import write_json
 from qmtl.circuit import Gate
-from qmtl.errors import InvalidInputError, unknown_name
+from qmtl.errors import InvalidInputError, as_path, unknown_name
 from qmtl.noise._backend import Channels, Key, fake_backends, read_calibration
 from qmtl.noise._channel import Channel, CoherentError, check_probability
 from qmtl.noise._events import Order, Timing, Wires
@@ -249,13 +249,14 @@ class DeviceNoise:
 
     def save(self, path: str | Path) -> None:
         """Write the noise as JSON."""
-        write_json(Path(path), self.to_dict())
+        write_json(as_path(path), self.to_dict())
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
         """Return the noise in a file that `save` wrote."""
+        path = as_path(path)
         try:
-            return cls.from_dict(json.loads(Path(path).read_text(encoding="utf-8")))
+            return cls.from_dict(json.loads(path.read_text(encoding="utf-8")))
         except (OSError, json.JSONDecodeError) as error:
             raise InvalidInputError(f"noise {path} cannot be read: {error}") from None
 

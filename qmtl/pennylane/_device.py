@@ -300,8 +300,9 @@ def _check_order(circuit: QuantumScript | None) -> None:
     twice = (isbox(p) and str(p).count("ArrayBox") > 1 for p in parameters)
     if trace_stack.top > 0 and any(twice):
         raise DeviceError(
-            "qmtl.lightcone has only first derivatives with autograd. For second derivatives, give "
-            "the QNode max_diff=2, which uses parameter shifts; torch has derivatives of any order"
+            "qmtl's devices have only first derivatives with autograd. For second derivatives, "
+            "give the QNode max_diff=2, which uses parameter shifts; torch has derivatives of any "
+            "order"
         )
 
 

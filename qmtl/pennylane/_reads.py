@@ -63,7 +63,7 @@ class Reads:
         """Return the columns of some wires' probabilities, first wire most significant."""
         if len(wires) > MAX_READ_WIRES:
             raise DeviceError(
-                f"qmtl.lightcone reads at most {MAX_READ_WIRES} wires together, got {len(wires)}: "
+                f"qmtl's devices read at most {MAX_READ_WIRES} wires together, got {len(wires)}: "
                 f"name the wires that you need"
             )
         local = {wire: i for i, wire in enumerate(wires)}
@@ -88,7 +88,7 @@ def basis_gates(measurement: MeasurementProcess) -> list[Any]:
     """Return gates from `GATES` that rotate a measurement to the Z basis."""
     gates = measurement.diagonalizing_gates()
     if not all(op.name in GATES for op in gates):
-        (tape,), _ = decomposed(QuantumScript(gates), name="qmtl.lightcone")
+        (tape,), _ = decomposed(QuantumScript(gates), name="qmtl's devices")
         gates = tape.operations
     return [op for op in gates if op.name not in IDLE]
 
@@ -251,7 +251,7 @@ class Sampling:
                 draw = other.joined(draw)
         if len(draw.wires) > MAX_READ_WIRES:
             raise DeviceError(
-                f"qmtl.lightcone draws samples of at most {MAX_READ_WIRES} wires together, got "
+                f"qmtl's devices draw samples of at most {MAX_READ_WIRES} wires together, got "
                 f"{len(draw.wires)} whose light cones meet: name the wires that you need"
             )
         self.draws.append(draw)

@@ -70,7 +70,8 @@ class LightConeSimulator(Simulator):
     ) -> None:
         if engine not in ENGINES:
             raise unknown_name("engine", engine, ENGINES)
-        if max_memory is not None and not (isinstance(max_memory, int | float) and max_memory > 0):
+        is_number = isinstance(max_memory, int | float) and not isinstance(max_memory, bool)
+        if max_memory is not None and not (is_number and max_memory > 0):
             raise InvalidInputError(f"max_memory must be bytes > 0, or None, got {max_memory!r}")
         self.max_memory = max_memory
         self.engine = engine

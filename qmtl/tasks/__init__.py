@@ -9,14 +9,8 @@ from qmtl.tasks._definition import MISSING as MISSING
 from qmtl.tasks._definition import Kind as Kind
 from qmtl.tasks._definition import metric_names as metric_names
 from qmtl.tasks._infer import infer_task as infer_task
-from qmtl.tasks._labels import MISSING_WORDS as MISSING_WORDS
 from qmtl.tasks._labels import check_varied as check_varied
-from qmtl.tasks._labels import is_date as is_date
-from qmtl.tasks._labels import is_missing as is_missing
-from qmtl.tasks._labels import number_in as number_in
-from qmtl.tasks._labels import number_text as number_text
 from qmtl.tasks._labels import rounding as rounding
-from qmtl.tasks._labels import truth_word as truth_word
 from qmtl.tasks._layout import TaskLayout as TaskLayout
 from qmtl.tasks._layout import labelled_rows as labelled_rows
 from qmtl.tasks._layout import task_layout as task_layout
@@ -26,3 +20,10 @@ from qmtl.tasks._scores import evaluate_joined as evaluate_joined
 from qmtl.tasks._task import Task as Task
 from qmtl.tasks._task import check_tasks as check_tasks
 from qmtl.tasks._task import chosen_tasks as chosen_tasks
+from qmtl.tasks._texts import MISSING_WORDS as MISSING_WORDS
+from qmtl.tasks._texts import is_date as is_date
+from qmtl.tasks._texts import is_missing as is_missing
+from qmtl.tasks._texts import number_in as number_in
+from qmtl.tasks._texts import number_text as number_text
+from qmtl.tasks._texts import plain_text as plain_text
+from qmtl.tasks._texts import truth_word as truth_word

@@ -8,6 +8,7 @@ from typing import Any, Literal, Self
 import numpy as np
 
 from qmtl.errors import InvalidInputError, unknown_name
+from qmtl.tasks._texts import plain_text, truth_word
 
 Kind = Literal["binary", "multiclass", "multilabel", "regression"]
 """Kinds of tasks."""
@@ -221,12 +222,21 @@ def _check_n_outputs(task: "TaskDefinition") -> None:
 
 def _check_class_names(task: "TaskDefinition", names: tuple[Any, ...]) -> tuple[str, ...]:
     expected = 2 if task.kind == "binary" else task.n_outputs
-    texts = all(isinstance(name, str) and name for name in names)
+    texts = all(isinstance(name, str) and name.strip() for name in names)
     if len(names) != expected or len(set(names)) != expected or not texts:
         raise InvalidInputError(
             f"class_names of {task.kind} task '{task.name}': expected {expected} different "
             f"non-empty texts, got {names!r}"
         )
+    if task.kind in ("binary", "multiclass"):
+        first: dict[str, str] = {}
+        for name in names:
+            other = first.setdefault(truth_word(name) or plain_text(name), name)
+            if other != name:
+                raise InvalidInputError(
+                    f"class_names of {task.kind} task '{task.name}': {other!a} and "
+                    f"{name!a} are the same label"
+                )
     return names
 
 

@@ -8,17 +8,17 @@ import numpy as np
 
 from qmtl.errors import InvalidInputError, UnclearKindError, unknown_name
 from qmtl.tasks._definition import MISSING, Kind
-from qmtl.tasks._labels import (
+from qmtl.tasks._labels import TOO_LARGE, as_labels
+from qmtl.tasks._task import Task
+from qmtl.tasks._texts import (
     EXACT,
-    TOO_LARGE,
-    as_labels,
     is_date,
     is_missing,
     number_in,
     number_text,
+    plain_text,
     truth_word,
 )
-from qmtl.tasks._task import Task
 
 # Labels with more classes than this, and more than one class per two rows, count as ids or free
 # text.
@@ -109,7 +109,7 @@ def _split(name: str, distinct: Sequence[Any]) -> tuple[list[float], list[str]]:
     for value in distinct:
         number = number_in(value) if isinstance(value, str) else value
         if number is None:
-            texts.append(value.strip())
+            texts.append(plain_text(value))
             continue
         try:
             numbers.append(float(number))

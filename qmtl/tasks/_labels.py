@@ -1,10 +1,9 @@
 """Labels: the conversion of labels of any type to class numbers or values."""
 
-import datetime
 import math
-import re
 import sys
 import warnings
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,95 +14,23 @@ from torch import Tensor
 from qmtl.errors import InvalidInputError
 from qmtl.tasks._definition import MISSING, is_flat
 from qmtl.tasks._metrics import row_weights
+from qmtl.tasks._texts import (
+    EXACT,
+    is_date,
+    is_missing,
+    number_in,
+    number_text,
+    plain_text,
+    truth_word,
+)
 
 if TYPE_CHECKING:
     from qmtl.tasks._task import Task
 
-MISSING_WORDS = frozenset({
-    "", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN",
-    "<NA>", "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null", "?",
-})  # fmt: skip
-"""Texts that stand for a missing value: those of `pandas.read_csv`, and a question mark."""
-
-EXACT = 2.0**53  # from here on, different whole numbers can be the same float
 TOO_LARGE = (
     "whole numbers from 2^53 on cannot be told apart; if they are classes, pass them as texts and "
     "a Task with these texts as class_names"
 )
-
-_DATE = re.compile(
-    r"(\d{4}([-/.])\d{1,2}\2\d{1,2}|\d{1,2}([-/.])\d{1,2}\3(\d{4}|\d{2}))([T ]\d{1,2}:\d{2}.*)?"
-)
-
-
-def is_missing(value: Any) -> bool:
-    """Return whether a label is missing: None, NaN, NA, NaT, masked, or in `MISSING_WORDS`.
-
-    Example:
-        >>> [is_missing(value) for value in (None, float("nan"), " N/A ", 0, "no")]
-        [True, True, True, False, False]
-    """
-    if value is None or value is np.ma.masked:
-        return True
-    if isinstance(value, str):
-        return value.strip() in MISSING_WORDS
-    # The type's name identifies pandas' missing values without importing pandas.
-    if type(value).__name__ in ("NAType", "NaTType"):
-        return True
-    if isinstance(value, np.datetime64 | np.timedelta64):
-        return bool(np.isnat(value))
-    return isinstance(value, float | np.floating) and math.isnan(value)
-
-
-def number_in(text: str) -> float | None:
-    """Return the number that a text spells, which may be infinite, or None for any other text.
-
-    Example:
-        >>> number_in(" 1e3"), number_in("1_000"), number_in("-inf"), number_in("nan")
-        (1000.0, None, -inf, None)
-    """
-    if "_" in text:  # Python reads 1_000 as a number, but in a file such a text is a name
-        return None
-    try:
-        number = float(text)
-    except ValueError:
-        return None
-    return None if math.isnan(number) else number
-
-
-def number_text(number: float) -> str:
-    """Write a number as a class name.
-
-    Example:
-        >>> number_text(1.0), number_text(-1.5)
-        ('1', '-1.5')
-    """
-    return str(int(number)) if float(number).is_integer() else repr(float(number))
-
-
-def truth_word(value: Any) -> str:
-    """Return "true" or "false" for a Boolean or its text in any case; "" for other values.
-
-    Example:
-        >>> truth_word(True), truth_word(" FALSE"), truth_word("yes")
-        ('true', 'false', '')
-    """
-    is_truth = isinstance(value, str | bool | np.bool_)
-    word = str(value).strip().lower() if is_truth else ""
-    return word if word in ("true", "false") else ""
-
-
-def is_date(value: Any) -> bool:
-    """Return whether a label is a date or a time, or a text that looks like one.
-
-    Example:
-        >>> is_date("2020-01-31"), is_date("31.1.2020 14:00"), is_date("1.5"), is_date("10-B")
-        (True, True, False, False)
-    """
-    if isinstance(value, str):
-        return _DATE.fullmatch(value.strip()) is not None
-    dates = datetime.date | datetime.time | datetime.timedelta | np.datetime64 | np.timedelta64
-    return isinstance(value, dates) or type(value).__name__ == "Period"
 
 
 def as_labels(name: str, values: Any) -> np.ndarray:
@@ -232,7 +159,7 @@ def _row(rows: Sequence[Any] | None, position: Sequence[int]) -> Any:
 
 
 class _Names(NamedTuple):
-    """Class numbers by class names, and by the numbers that class names spell."""
+    """Class numbers by class names, and by the numbers that these spell, -1 if that is unclear."""
 
     texts: Mapping[str, int]
     numbers: Mapping[float, int]
@@ -241,9 +168,17 @@ class _Names(NamedTuple):
     def of(cls, task: "Task") -> "_Names":
         if task.kind not in ("binary", "multiclass"):
             return cls({}, {})
-        texts = {text: code for code, text in enumerate(task.class_names or ())}
-        pairs = ((number_in(text), code) for text, code in texts.items())
-        return cls(texts, {number: code for number, code in pairs if number is not None})
+        texts = {plain_text(text): code for code, text in enumerate(task.class_names or ())}
+        numbers: dict[float, int] = {}
+        spelled = Counter(map(number_in, texts))
+        for text, code in texts.items():
+            number = number_in(text)
+            # Of the names 1 and 01, the number 1 means the first; of 01 and 1.0 it means neither.
+            if number is not None and (spelled[number] == 1 or text == number_text(number)):
+                numbers[number] = code
+            elif number is not None:
+                numbers.setdefault(number, -1)
+        return cls(texts, numbers)
 
 
 def _as_codes(
@@ -285,10 +220,8 @@ def _as_codes(
 
 def _as_code(task: "Task", value: Any, names: _Names) -> float:
     """Return the class number or the regression value of one label, or raise."""
-    if isinstance(value, str):
-        for text in (value, value.strip()):
-            if text in names.texts:
-                return names.texts[text]
+    if isinstance(value, str) and plain_text(value) in names.texts:
+        return names.texts[plain_text(value)]
     if is_missing(value):
         return math.nan
     word = truth_word(value)
@@ -313,7 +246,7 @@ def _as_code(task: "Task", value: Any, names: _Names) -> float:
     if names.numbers:
         if abs(number) >= EXACT:
             raise InvalidInputError(f"{value!r}; {TOO_LARGE}")
-        if number in names.numbers:
+        if names.numbers.get(number, -1) >= 0:
             return names.numbers[number]
         if number != MISSING:
             hint = (

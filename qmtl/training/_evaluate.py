@@ -2,6 +2,7 @@
 
 import csv
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from qmtl._calls import evaluating
 from qmtl.data import MultiTaskData, Split
-from qmtl.errors import RunDirectoryError
+from qmtl.errors import RunDirectoryError, as_path
 from qmtl.methods import Attack, Batch, attacked_split
 from qmtl.model import MultiTaskModel
 from qmtl.tasks import Task, evaluate_all, evaluate_joined, task_layout
@@ -138,8 +139,20 @@ def prediction_rows(
     ``TASK:target`` if targets are given (blank if missing). To keep column names distinct, this
     function puts a backslash before ":" and backslashes in names, before a task name ``row`` and
     before a class name ``target``.
+
+    Warns:
+        UserWarning: predictions are NaN, which gives blank cells.
     """
     predictions = model.predict(inputs)
+    for name, values in predictions.items():
+        bad = values.isnan().reshape(len(values), -1).any(dim=1)
+        if bad.any():
+            warnings.warn(
+                f"predictions of task {name!r} are not a number in {int(bad.sum())} of {len(bad)} "
+                f"rows: their cells are blank; the model's weights or inputs may not be finite",
+                UserWarning,
+                stacklevel=2,
+            )
     columns: dict[str, list[Any]] = {"row": [int(i) for i in index]}
     for task in model.tasks:
         own = None if targets is None else targets[task.name]
@@ -189,9 +202,15 @@ def _columns(task: Task, prediction: Tensor, targets: Tensor | None) -> dict[str
 
     columns = dict(zip(names.values, cells(prediction, names.values), strict=True))
     if names.decisions:
-        decided = cells(task.decision(prediction), names.decisions)
+        unknown = prediction.isnan()
+        if classes and prediction.ndim == 2:
+            unknown = unknown.any(dim=1)
+        decisions = task.decision(prediction).double().masked_fill(unknown, math.nan)
+        decided = cells(decisions, names.decisions)
         if classes:
-            decided = [[labels[int(i)] for i in decided[0]]]
+            decided = [["" if i == "" else labels[int(i)] for i in decided[0]]]
+        else:
+            decided = [["" if i == "" else int(i) for i in column] for column in decided]
         columns = dict(zip(names.decisions, decided, strict=True)) | columns
     if targets is not None:
         given = cells(targets, names.targets)
@@ -231,7 +250,7 @@ def read_predictions(path: str | Path, tasks: Sequence[Task]) -> dict[str, TaskP
         RunDirectoryError: if the file cannot be read, a column is missing, or a cell is not a
             number; the error names the column.
     """
-    path = Path(path)
+    path = as_path(path)
     try:
         with path.open(newline="", encoding="utf-8") as file:
             header, *rows = [*csv.reader(file)] or [[]]

@@ -16,7 +16,7 @@ from torch import distributed as dist
 
 from qmtl._calls import evaluating, seeded
 from qmtl.data import MultiTaskData, Split
-from qmtl.errors import InvalidInputError, ModelFileError, unknown_name
+from qmtl.errors import InvalidInputError, ModelFileError, as_path, unknown_name
 from qmtl.model import MultiTaskModel
 from qmtl.tasks import Task, chosen_tasks, labelled_rows, metric_names
 from qmtl.training._batches import MultiTaskDataModule
@@ -110,7 +110,7 @@ def fit(
     settings = module.settings
     _check_callbacks(used_callbacks, model, settings)
     with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary if checkpoints is None else checkpoints)
+        folder = as_path(temporary if checkpoints is None else checkpoints, "checkpoints")
         last = folder / LAST if resume else None
         saved = None if last is None else read_checkpoint(last)
         resumed = ResumedSettings(settings, model.tasks)

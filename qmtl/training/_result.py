@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from markupsafe import Markup
 
-from qmtl._html import facts, panel, table
+from qmtl._html import MOST_ROWS, facts, panel, table
 from qmtl._words import counted
 from qmtl.errors import InvalidInputError
 from qmtl.model import MultiTaskModel
@@ -23,7 +23,6 @@ Metrics = dict[str, dict[str, dict[str, float]]]
 
 # With more tasks, a reader cannot follow the lines, and a thick one shows their median.
 MOST_LINES = 12
-MOST_ROWS = 60
 
 
 class History:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from qmtl.circuit import AngleEncoding, HeadCircuit, IQPEncoding, RealAmplitudes
+from qmtl.circuit import Angle, AngleEncoding, Gate, HeadCircuit, IQPEncoding, RealAmplitudes
 from qmtl.circuit._drawing import COLOURS, draw_svg, draw_text
 from qmtl.errors import InvalidInputError
 from qmtl.tasks import Task
@@ -156,6 +156,28 @@ def test_svg_draws_what_a_task_does_not_depend_on_faintly(layout, n_wires):
     wires = [line for line in root.iter(f"{SVG}path") if line.get("class") == "wire"]
     strong = [line for line in wires if line.get("stroke-opacity") == "0.5"]
     assert len(strong) == len(circuit.light_cone("c").wires)
+
+
+class Repeated:
+    """A block whose first gate, outside the cone, equals the last one, which is in it."""
+
+    def n_weights(self, n_wires, read):
+        return 1
+
+    def gates(self, n_wires, read):
+        half = Gate("RY", (1,), Angle(constant=0.5))
+        return [Gate("RY", (0,), Angle(weight=0)), half, Gate("CNOT", (1, 0)), half]
+
+
+@pytest.mark.parametrize(("layout", "n_wires"), [("partitioned", None), ("shared", 2)])
+def test_equal_gates_inside_and_outside_the_light_cone(layout, n_wires):
+    blocks = {"a": RealAmplitudes(1), "b": Repeated()}
+    tasks = [Task.binary(name) for name in blocks]
+    circuit = HeadCircuit(tasks, AngleEncoding(1), blocks, layout=layout, n_wires=n_wires)
+    for task in (None, "b"):
+        root = ElementTree.fromstring(draw_svg(circuit, task, light_cone="b"))
+        faint = [g for group in root.iter(f"{SVG}g") for g in group.iter(f"{SVG}text")]
+        assert [text.text for text in faint].count("0.5") == 1
 
 
 def test_readme_drawing_is_up_to_date():

@@ -15,6 +15,22 @@ from tests.cli.command import TABLE_RECIPE, TINY, settings, write_table
 Task = package.Task
 
 
+def test_a_link_to_nothing(qmtl, tmp_path):
+    (tmp_path / "last").symlink_to("gone")
+    assert "it has no recipe.toml; it is a link to gone" in qmtl.bad("evaluate", "last")
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError("64 GB"), RuntimeError("DefaultCPUAllocator: can't allocate memory")]
+)
+def test_too_little_memory(qmtl, monkeypatch, error):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr("qmtl.experiments.read_recipe", fail)
+    assert "out of memory: " in qmtl.bad("train", "digits")
+
+
 @pytest.mark.parametrize(
     ("words", "expected"),
     [

@@ -37,6 +37,9 @@ class TestInputs:
             [f"{i},5" for i in range(N)],
             [str(i) for i in range(N)],
             pd.to_timedelta(range(N), unit="h"),
+            [f"{i % 24}:{i}" for i in range(10, 10 + N // 2)] * 2,
+            [datetime.time(i % 24, i) for i in range(N)],
+            [f"P{i}DT12H" for i in range(N)],
             pd.arrays.SparseArray([0, 0, 7] * 20),
             np.arange(N, dtype=">i4"),
             [float(i) if i % 7 else None for i in range(N)],
@@ -57,6 +60,8 @@ class TestInputs:
             (pd.Series(["x", "y"] * 30, dtype="category"), ("x", "y")),
             (pd.Series(["x", "y"] * 30, dtype="string"), ("x", "y")),
             ([1, "2a"] * 30, ("1", "2a")),
+            (["<5", ">=5"] * 30, ("<5", ">=5")),
+            (["10:30", "noon"] * 30, ("10:30", "noon")),
             (["N/A", "p", "q"] * 20, ("p", "q")),
         ],
     )
@@ -126,6 +131,8 @@ class TestInputs:
             ("town", [f"t{i % 26}" for i in range(N)], "has 26 categories, more than max_cat"),
             ("share", [f"{i / 7:.1f}%" for i in range(N)], "holds numbers with signs"),
             ("share", [f"{i % 12} %" for i in range(N)], "holds numbers with signs"),
+            ("share", ["5%", "10%", "12.5%"] * 20, "holds numbers with signs"),
+            ("rent", ["$5", "-$1,000", "unknown"] * 20, "holds numbers with signs"),
             ("rent", [f"€ 1,{100 + i}.50" for i in range(N)], "holds numbers with signs"),
             ("rent", [f"-{i % 15} $" for i in range(N)], "holds numbers with signs"),
             ("gain", [f"({i / 4:.2f})" if i % 3 else f"{i}" for i in range(N)], "holds numbers w"),
@@ -385,6 +392,20 @@ class TestColumns:
                 assert columns.encode(flags).tolist() == [[1], [-1], [0]]
         with pytest.raises(InvalidInputError, match=r"row 1, column 'flag': .* got 'no'"):
             columns.encode(pd.DataFrame({"flag": [True, "no"]}))
+
+
+def test_a_model_warns_of_categories_that_training_has_not_seen():
+    data = from_frame(frame(town=["Bern", "Basel", None] * 20), targets=["y"])
+    circuit = qmtl.HeadCircuit(data.tasks)
+    encoder = qmtl.encoders.MLP(data.n_inputs, 8, out_features=circuit.n_features, seed=0)
+    model = qmtl.MultiTaskModel(encoder, qmtl.QuantumHead(circuit, seed=0))
+    model.columns = data.columns
+    with pytest.warns(UserWarning, match="column 'town' has 'Bonn', which training") as caught:
+        model.predict(pd.DataFrame({"size": [1, 2, 3], "town": ["Bonn", "Bern", None]}))
+    assert caught[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.predict(pd.DataFrame({"size": [1, 2], "town": ["Bern", None]}))
 
 
 def test_a_model_applies_what_it_was_trained_with(tmp_path):

@@ -3,6 +3,7 @@
 import io
 import math
 import os
+import re
 
 import pandas as pd
 import pytest
@@ -86,6 +87,29 @@ def test_a_comma_that_may_be_either(read):
     # Another column says what the marks of the file are.
     both = read("x;z;y\n1,234;0,5;a\n1.234;2;b\n")
     assert both["x"].tolist() == [1.234, 1234]
+
+
+@pytest.mark.parametrize(
+    ("cells", "decimal", "bad"),
+    [
+        (["1,5", "2,5"], ".", "1,5"),
+        (["7", "1.5"], ",", "1.5"),
+        (["1,5", "1.5"], ",", "1.5"),
+        (["1.234", "2.345"], ",", None),
+        (["1.234,5", "1,5e3"], ",", None),
+        (["1,234.5", "1e-3"], ".", None),
+        (["1,5", "soon"], ".", None),  # a column of texts
+        (["31.12.2020", "1.1.2021"], ",", None),
+    ],
+)
+def test_a_decimal_mark_that_contradicts_the_file(read, cells, decimal, bad):
+    text = "x;y\n" + "".join(f"{cell};a\n" for cell in cells)
+    if bad is None:
+        assert len(read(text, decimal=decimal)) == len(cells)
+    else:
+        told = f"column 'x': '{bad}' is not a number with the decimal mark '{decimal}'"
+        with pytest.raises(InvalidInputError, match=re.escape(told)):
+            read(text, decimal=decimal)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """Tables in files and in memory: kinds of targets and inputs, splits, and the messages."""
 
+import warnings
+
 import pytest
 import torch
 
@@ -158,6 +160,41 @@ class TestFromCsv:
         text = "\n".join(["k,y", *(f"{['1', '2', 'more'][i % 3]},{i % 2}" for i in range(30))])
         data = from_csv(write(text), targets=["y"])
         assert data.columns.categorical == (("k", ("1", "2", "more")),)
+
+    def test_mostly_numbers(self, write):
+        text = "\n".join(
+            ["k,y", *(f"{['1', '2', '3', '4', '5+'][i % 5]},{i % 2}" for i in range(30))]
+        )
+        with pytest.warns(UserWarning, match=r"'k' holds 4 different .* \('5\+' in row 6\)"):
+            data = from_csv(write(text), targets=["y"])
+        assert data.columns.categorical == (("k", ("1", "2", "3", "4", "5+")),)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            from_csv(write(text), targets=["y"], inputs=["k"])
+        cells = ["bad", "worse", "worst", *(f"{i / 8}" for i in range(20))]
+        text = "\n".join(["x,k,y", *(f"{i},{cell},{i % 2}" for i, cell in enumerate(cells))])
+        with pytest.warns(UserWarning, match="'k' holds 20 different .* 3 other texts, the first"):
+            assert from_csv(write(text), targets=["y"]).columns.names == ("x",)
+
+    @pytest.mark.parametrize(
+        ("decimal", "options", "fits"),
+        [
+            (",", {}, True),
+            (".", {}, False),
+            (".", {"ignore": ["size"], "targets": {"price": "multiclass"}}, True),
+            (".", {"inputs": ["colour"], "targets": {"price": "multiclass"}}, True),
+            (".", {"inputs": ["colour"]}, False),
+        ],
+    )
+    def test_a_decimal_mark_that_was_given(self, write, decimal, options, fits):
+        rows = [f"{i},5;{'ab'[i % 2]};{i % 3},5" for i in range(30)]
+        path = write("\n".join(["size;colour;price", *rows]))
+        options = {"targets": ["price"]} | options
+        if fits:
+            from_csv(path, decimal=decimal, **options)
+        else:
+            with pytest.raises(InvalidInputError, match="is not a number with the decimal mark"):
+                from_csv(path, decimal=decimal, **options)
 
     def test_blank_column(self, write):
         path = write(table(header="size,none,colour,sold", row="{i},,{c},{s}"))

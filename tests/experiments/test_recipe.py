@@ -110,3 +110,19 @@ def test_a_design_beside_the_recipe_is_found_from_anywhere(tmp_path, monkeypatch
     assert recipe_from(recipe.model_dump(mode="json")) == recipe
     named = read_recipe(tmp_path / "recipe.toml", ["circuit.design=cz-ring"])
     assert named.circuit.design == "cz-ring"
+
+
+@pytest.mark.parametrize("value", ["training.learning_rate=true", "data.splits=[true, 0.5, 0.5]",
+                                   "bench.seeds=false", "head.seed=true"])  # fmt: skip
+def test_truth_values_are_no_numbers(value):
+    section, _, key = value.partition("=")[0].partition(".")
+    with pytest.raises(QmtlError, match=f"{section}: {key} takes numbers, not true or false"):
+        read_recipe("digits", [value])
+    assert read_recipe("digits", ["encoder.standardise=true"]).encoder.standardise is True
+
+
+@pytest.mark.parametrize("value", ["training.batch_size=99999999999", "encoder.hidden=[4, 1e99]",
+                                   "encoder.hidden=[4, 99999999999]"])  # fmt: skip
+def test_numbers_that_no_machine_can_use(value):
+    with pytest.raises(QmtlError, match=r"digits: .*(expected whole numbers up to 2,147|1e\+99)"):
+        read_recipe("digits", [value])

@@ -345,6 +345,12 @@ def test_nan_is_the_heads_business(simulator):
         assert values["a"][[0, 2]].isfinite().all()
 
 
+@pytest.mark.parametrize("memory", [True, 0, -1, "1GB", float("nan")])
+def test_memory_that_is_no_number_of_bytes(memory):
+    with pytest.raises(InvalidInputError, match="max_memory must be bytes > 0, or None, got"):
+        LightConeSimulator(max_memory=memory)
+
+
 @pytest.mark.parametrize("layout", ["partitioned", "shared"])
 def test_no_tasks_and_no_samples(layout):
     circuit = HeadCircuit(MIXED, layout=layout)

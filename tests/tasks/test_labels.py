@@ -119,6 +119,9 @@ class TestTargets:
             (("-100", "7"), [-100, 7], [0, 1]),
             # The name itself comes before the number that it writes.
             (("01", "1"), ["1", "01", 1], [1, 0, 1]),
+            (("1", "01", "1.0"), ["1", "01", 1, "1.0", 1.0], [0, 1, 0, 2, 0]),
+            # Blanks around a name, and the form of Unicode, make no difference.
+            ((" no", "cafe\u0301"), ["no", "caf\u00e9 ", "cafe\u0301"], [0, 1, 1]),
             # Names that write no number: numbers are those of the classes.
             (("no", "yes"), [0, 1.0, "1", "yes", " no "], [0, 1, 1, 1, 0]),
             # Truth values.
@@ -162,6 +165,7 @@ class TestTargets:
             (("no", "yes"), "True"),
             (("9007199254740992", "9007199254740993"), 2**53 + 1),
             (("a", "1"), True + 1),
+            (("01", "1.0"), 1),
         ],
     )
     def test_labels_that_are_no_class(self, names, label):

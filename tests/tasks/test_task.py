@@ -41,6 +41,13 @@ class TestConstruction:
             (lambda: Task.multiclass("a", True), "got True"),
             (lambda: Task.binary("a", class_names=("x",)), "expected 2 different non-empty texts"),
             (lambda: Task.binary("a", class_names=("x", "x")), "expected 2 different"),
+            (lambda: Task.binary("a", class_names=("x", "x ")), "'x' and 'x ' are the same label"),
+            (lambda: Task.binary("a", class_names=("true", "True")), "are the same label"),
+            (
+                lambda: Task.binary("a", class_names=("caf\u00e9", "cafe\u0301")),
+                r"'caf\xe9' and 'cafe\u0301' are the same",
+            ),
+            (lambda: Task.binary("a", class_names=("x", " ")), "different non-empty texts"),
             (lambda: Task.binary("a", class_names="xy"), "expected a sequence, got 'xy'"),
             (lambda: Task.multiclass("a", 3, class_names=("x", "y")), "expected 3 different"),
             (lambda: Task.multiclass("a", 2, class_weights=(1, 0)), "expected 2 positive numbers"),

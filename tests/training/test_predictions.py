@@ -1,5 +1,7 @@
 """What was written is what is read, for every kind of task and any name."""
 
+import math
+
 import pytest
 import torch
 
@@ -93,3 +95,17 @@ def test_missing_and_empty_files(tmp_path):
     (tmp_path / "empty.csv").write_text("")
     with pytest.raises(RunDirectoryError, match="is empty"):
         read_predictions(tmp_path / "empty.csv", TASKS)
+
+
+def test_predictions_that_are_no_numbers_are_blank_with_a_warning(tmp_path):
+    model = Fixed(TASKS)
+    for values in model.predictions.values():
+        values[1] = math.nan
+    with pytest.warns(UserWarning, match=r"are not a number in 1 of 3 rows: their cells") as caught:
+        rows = prediction_rows(model, torch.zeros(3, 1), torch.arange(3))
+    assert len(caught) == len(TASKS)
+    assert set(list(rows[1].values())[1:]) == {""}
+    assert "" not in rows[0].values()
+    (tmp_path / "p.csv").write_text(as_csv(rows), encoding="utf-8")
+    for one in read_predictions(tmp_path / "p.csv", TASKS).values():
+        assert one.predictions[1].isnan().all()
