@@ -14,14 +14,16 @@ from typing import Any
 class Forked(subprocess.Popen):
     """To put in the place of `subprocess.Popen` where code starts another Python.
 
-    The child takes its streams, variables and folder from the arguments, and runs the module or
-    file that the command names. It may run one thread only: a fork has no other thread of
-    OpenMP's.
+    Other programs are started. The child takes its streams, variables and folder from the
+    arguments, and runs the module, file or text that the command names. It may run one thread
+    only: a fork has no other thread of OpenMP's. It has no open files of this process.
     """
 
     def __init__(self, args: Sequence[Any], **options: Any) -> None:
-        run = functools.partial(_run, [str(word) for word in args[1:]], options.get("env"))
-        super().__init__(args, preexec_fn=run, **options)
+        if args[0] == sys.executable:
+            words = [str(word) for word in args[1:]]
+            options["preexec_fn"] = functools.partial(_run, words, options.get("env"))
+        super().__init__(args, **options)
 
 
 def _run(words: list[str], variables: dict[str, str] | None) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import re
+import subprocess
 from pathlib import Path
 
 import nbclient
@@ -40,6 +41,7 @@ def kernel():
     manager = KernelManager(kernel_name="python3")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("jupyter_client.launcher.Popen", Forked)
+        patch.setattr(subprocess, "Popen", Forked)  # and so are the processes that it starts
         manager.start_kernel(env=os.environ | {"OMP_NUM_THREADS": "1", "QMTL_SMOKE": "1"})
     yield manager
     manager.shutdown_kernel(now=True)
