@@ -1,7 +1,6 @@
 """The installed command in processes of its own: start-up, killing, several processes."""
 
 import json
-import os
 import resource
 import signal
 import subprocess
@@ -9,15 +8,15 @@ import sys
 
 import pytest
 
-from tests.cli.command import fork, script, settings
-
-THREADS = {**os.environ, "OMP_NUM_THREADS": "1"}
+from tests.cli.command import SCRIPT, fork, script, settings
+from tests.processes import Forked
 
 
 def test_what_commands_that_do_not_train_load(finished, tmp_path):
     """No Lightning, and a small evaluation no compiler: few rows run on torch, with equal metrics.
 
-    All in one process, in which torch is imported once.
+    To import, to read and to score data sets imports nothing slow. All in one process, in which
+    torch is imported once.
     """
     calls = [
         ["recipes"],
@@ -31,7 +30,12 @@ def test_what_commands_that_do_not_train_load(finished, tmp_path):
         ["export", str(tmp_path)],
     ]
     code = """
-import sys
+import sys, qmtl.data
+print(*{"sklearn", "torchmetrics", "pandas", "scipy"} & set(sys.modules))
+from qmtl.training import baseline_metrics
+data = qmtl.data.digits()
+baseline_metrics(data, data.test)
+print(*{"pandas", "pytorch_lightning", "scipy.stats", "sklearn"} & set(sys.modules))
 from qmtl.cli import main
 from qmtl.experiments import Run
 from qmtl.training import evaluate
@@ -55,7 +59,7 @@ for words in CALLS:
         [sys.executable, "-c", code, str(finished)], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[:3] == ["False False False", "True", "compiled"]
+    assert done.stdout.splitlines()[:5] == ["", "", "False False False", "True", "compiled"]
 
 
 def test_help_is_fast():
@@ -110,12 +114,17 @@ def test_kill_9_and_resume_is_the_unbroken_run(qmtl, tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes_reach_the_loss_of_one(qmtl, tmp_path):
-    """With an aggregator; `tests.methods.test_processes` trains by other combinations of losses."""
+def test_two_processes_reach_the_loss_of_one(qmtl, tmp_path, monkeypatch):
+    """With an aggregator; `tests.methods.test_processes` trains by other combinations of losses.
+
+    The first process is a fork of this one, and the one that Lightning starts is a fork of that.
+    """
     words = settings("training.aggregator=upgrad", "training.batch_size=33")
     two = ["--set", "training.devices=2", "--set", "training.accelerator=cpu"]
     of_one = qmtl.good("train", "digits", "--out", tmp_path / "one", *words)
-    done = script("train", "digits", "--out", tmp_path / "two", *words, *two, env=THREADS)
+    monkeypatch.setattr(subprocess, "Popen", Forked)
+    command = [sys.executable, SCRIPT, "train", "digits", "--out", tmp_path / "two", *words, *two]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr
     for output in (of_one, done.stdout):
         assert output.count("baseline") == 1

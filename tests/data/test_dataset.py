@@ -1,7 +1,5 @@
 """MultiTaskData, from_arrays and digits."""
 
-import subprocess
-import sys
 import warnings
 
 import numpy as np
@@ -162,17 +160,6 @@ class TestDigits:
             rows = split.index.numpy()
             assert np.array_equal(split.inputs.numpy() * 16, pixels[rows])
             assert np.array_equal(split.targets["digit"].numpy(), labels[rows])
-
-    def test_import_reading_and_scoring_import_nothing_slow(self):
-        code = (
-            "import sys, qmtl.data\n"
-            "print({'sklearn', 'torchmetrics', 'pandas', 'scipy'} & set(sys.modules))\n"
-            "import qmtl; from qmtl.training import baseline_metrics\n"
-            "data = qmtl.data.digits(); baseline_metrics(data, data.test)\n"
-            "print({'pandas', 'pytorch_lightning', 'scipy.stats', 'sklearn'} & set(sys.modules))"
-        )
-        run = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
-        assert run.stdout.split() == [b"set()", b"set()"]
 
     def test_labels(self):
         data = digits()

@@ -22,11 +22,6 @@ from tests.hardware.samples import deviations, features, small_head
 SHOTS = 4096
 
 
-@pytest.fixture(autouse=True)
-def _own_cache(monkeypatch, tmp_path_factory):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
-
-
 @pytest.fixture(scope="module")
 def fez():
     return open_backend("fake_fez")
@@ -103,7 +98,7 @@ def test_errors_of_the_calibration_are_propagated(fez):
 
 def test_more_samples_do_not_reduce_the_error_of_the_calibration_that_they_share():
     head = QuantumHead(HeadCircuit([Task.binary("a")]), seed=0, initial="normal")
-    x = torch.zeros(100, head.n_features)
+    x = torch.zeros(50, head.n_features)
     run = prepare(head, x, "fake_torino", shots=1000, mitigation="circuits")
     rows = []
     for seed in range(20):

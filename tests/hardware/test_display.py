@@ -16,7 +16,7 @@ def result(monkeypatch, tmp_path):
     head = QuantumHead(HeadCircuit([Task.binary("<a>"), Task.multiclass("b", 3)]), seed=1)
     inputs = torch.zeros(2, head.n_features)
     quiet = Progress(write=len)
-    return run(head, inputs, "aer", shots=100, cache=False, progress=quiet)
+    return run(head, inputs, "aer", shots=100, progress=quiet)
 
 
 def test_results_and_jobs(result):

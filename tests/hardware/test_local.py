@@ -35,11 +35,6 @@ from qmtl.tasks import Task
 from tests.hardware.samples import binary_head, features, small_head
 
 
-@pytest.fixture(autouse=True)
-def _own_cache(monkeypatch, tmp_path_factory):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
-
-
 @pytest.fixture(scope="module")
 def fez():
     return open_backend("fake_fez")
@@ -108,7 +103,7 @@ def test_a_backend_of_ones_own():
     backend = own_backend()
     assert (open_backend(backend).kind, open_backend(backend).n_qubits) == ("fake", 6)
     head = small_head()
-    prepared = prepare(head, features(head), backend, seed=0, cache=False)
+    prepared = prepare(head, features(head), backend, seed=0)
     for given in (None, backend, open_backend(backend)):
         comparison = compare(prepared, decode(prepared, [execute(prepared, 0, backend=given)]))
         assert comparison.largest < 4.5
@@ -166,7 +161,7 @@ def test_limits_are_told():
 def test_a_run_that_was_killed_here_is_told_plainly_and_goes_on(tmp_path, monkeypatch):
     """A kill leaves a chunk as about to be sent; nothing is ever sent from a local run."""
     head, ledger, lines = small_head(), Ledger(tmp_path / "ledger.sqlite"), []
-    options = {"shots": 10, "seed": 0, "max_executions": 10, "cache": False}
+    options = {"shots": 10, "seed": 0, "max_executions": 10}
     prepared = prepare(head, features(head, 3), "aer", **options)
 
     def die(*_, **__):

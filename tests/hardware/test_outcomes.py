@@ -167,5 +167,5 @@ def untimed():
 
 def test_a_whole_circuit_of_twelve_bits_is_executed_as_a_whole():
     head = QuantumHead(HeadCircuit([Task.binary(f"t{i}") for i in range(6)]), seed=0)
-    run = prepare(head, torch.zeros(1, 12), "fake_fez", shots=10, predict=False, cache=False)
+    run = prepare(head, torch.zeros(1, 12), "fake_fez", shots=10, predict=False)
     assert run.execution == "whole circuit"

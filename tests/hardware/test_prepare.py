@@ -30,11 +30,6 @@ from qmtl.tasks import Task
 from tests.hardware.samples import binary_head, features, small_head
 
 
-@pytest.fixture(autouse=True)
-def _own_cache(monkeypatch, tmp_path_factory):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
-
-
 @pytest.fixture(scope="module")
 def fez():
     return open_backend("fake_fez")

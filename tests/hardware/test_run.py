@@ -50,7 +50,7 @@ def own_ledger(monkeypatch, tmp_path):
 
 
 def measure(head, inputs, backend, **options):
-    options = {"shots": SHOTS, "cache": False, "progress": QUIET, **options}
+    options = {"shots": SHOTS, "progress": QUIET, **options}
     options["service"] = quick()
     return run(head, inputs, backend, **options)
 
@@ -98,7 +98,7 @@ def test_the_estimator_on_a_device(server, resilience):
 def test_several_jobs_on_a_device(hanoi, head, inputs):
     """Chunks of one sample each; fetched as they come."""
     hanoi.runs = False
-    options = {"shots": SHOTS, "max_executions": SHOTS, "cache": False}
+    options = {"shots": SHOTS, "max_executions": SHOTS}
     name = run(head, inputs, "ibm_hanoi", service=quick(), wait=False, **options).run
     assert len(hanoi.jobs) == 4
     with pytest.raises(HardwareJobError, match="4 queued: nothing to fetch yet"):
@@ -163,8 +163,7 @@ def test_here_too_the_same_call_takes_the_result_again(own_ledger, head, inputs)
 
 def test_what_a_request_is(head, inputs):
     def request(head=head, inputs=inputs, backend="fake_hanoi", tasks=None, **options):
-        options = {"predict": False, "cache": False} | options
-        return prepare(head, inputs, backend, tasks=tasks, **options).request
+        return prepare(head, inputs, backend, tasks=tasks, **{"predict": False} | options).request
 
     first = request()
     assert request() == first

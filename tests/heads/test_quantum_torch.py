@@ -206,7 +206,8 @@ def test_what_cannot_be_compiled_says_what_can():
 
 
 CHAIN = HeadCircuit([Task.binary(f"t{i}") for i in range(6)], AngleEncoding(entangler="cnot_ring"))
-DENSE = HeadCircuit(TASKS, AngleEncoding(entangler="all_to_all"))
+TWO = [Task.binary("a"), Task.multiclass("b", 3)]
+DENSE = HeadCircuit(TWO, AngleEncoding(entangler="all_to_all"))
 
 
 class TestCompilers:
@@ -254,7 +255,7 @@ class TestCompilers:
                 x = torch.randn(batch, 7)
                 assert_equal(compiled(x), model(x))
 
-    # CIRCUIT is exported in the next test, a shared register in tests/test_export.py.
+    # The default is exported in the next test, a shared register in tests/test_export.py.
     @pytest.mark.parametrize("circuit", [CHAIN, DENSE])
     def test_an_exported_head_gives_the_same_and_the_head_still_runs(self, circuit):
         head = QuantumHead(circuit, seed=0)
@@ -264,9 +265,9 @@ class TestCompilers:
             torch.testing.assert_close(exported(x)[name], value, rtol=1e-4, atol=1e-4)
 
     def test_an_exported_head_takes_any_batch(self):
-        head = QuantumHead(CIRCUIT, seed=0)
-        batch = torch.export.Dim("batch", min=2)
-        program = torch.export.export(head, (features(),), dynamic_shapes={"features": {0: batch}})
+        head = QuantumHead(HeadCircuit(TWO), seed=0)
+        batch, x = torch.export.Dim("batch", min=2), torch.randn(5, head.n_features)
+        program = torch.export.export(head, (x,), dynamic_shapes={"features": {0: batch}})
         for size in (2, 11):
             x = torch.randn(size, head.n_features)
             for name, value in program.module()(x).items():

@@ -113,7 +113,7 @@ def test_autograd_jacobians(circuit, seed):
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-10)
 
 
-@settings(max_examples=8)
+@settings(max_examples=4)
 @given(circuits, st.integers(0, 2**16))
 def test_jax_gradients(circuit, seed):
     jax = pytest.importorskip("jax")

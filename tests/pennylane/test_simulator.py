@@ -103,8 +103,8 @@ def test_values_are_those_of_dense_state_vectors(case):
             torch.testing.assert_close(v[i], expected, rtol=0, atol=1e-12)
 
 
-@settings(max_examples=10)
-@given(cases(max_wires=6, max_tasks=3, max_batch=2))
+@settings(max_examples=8)
+@given(cases(max_wires=5, max_tasks=3, max_batch=2))
 def test_laws(case):
     values = REFERENCE.expectation_values(case.circuit, case.angles(), case.weights())
     assert_valid_outputs(case.circuit, values, atol=1e-12)

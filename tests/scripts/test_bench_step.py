@@ -2,16 +2,19 @@
 
 import math
 import re
+import subprocess
 import sys
 
 import pytest
 
+from tests.processes import Forked
 from tests.scripts.conftest import load_script
 
 
 @pytest.fixture
 def run(monkeypatch, capsys):
-    """The command in this process; the candidates that it measures have their own."""
+    """The command in this process; the candidates that it measures have their own, forks of it."""
+    monkeypatch.setattr(subprocess, "Popen", Forked)
 
     def run(*arguments: str) -> str:
         monkeypatch.setattr(sys, "argv", ["bench_step", *arguments])

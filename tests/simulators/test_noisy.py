@@ -153,7 +153,7 @@ def test_no_noise_is_lightcone(case):
         )
 
 
-@given(cases(max_wires=6, max_batch=2, ansatz=None), st.sampled_from(["uniform", "readout"]))
+@given(cases(max_wires=5, max_batch=2, ansatz=None), st.sampled_from(["uniform", "readout"]))
 def test_full_depolarisation(case, kind):
     """Nothing is left: Z-strings are 0 and probabilities 2^-k."""
     noise = DeviceNoise.uniform(3 / 4, 15 / 16)
@@ -165,7 +165,7 @@ def test_full_depolarisation(case, kind):
         assert (values[name] - left).abs().max() < 1e-12, name
 
 
-@given(cases(max_wires=6), noises())
+@given(cases(max_wires=5), noises())
 def test_outputs_are_valid(case, noise):
     simulator = NoisySimulator(noise)
     values = simulator.expectation_values(case.circuit, case.angles(), case.weights())

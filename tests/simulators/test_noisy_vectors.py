@@ -59,7 +59,7 @@ class VectorSimulator(NoisySimulator):
 
 
 @settings(max_examples=4)
-@given(cases(max_wires=6, max_tasks=4, max_batch=1), noises())
+@given(cases(max_wires=5, max_tasks=4, max_batch=1), noises())
 def test_values_match_default_mixed(case, noise):
     angles, weights = case.angles(), case.weights()
     values = VectorSimulator(noise).expectation_values(case.circuit, angles, weights)
