@@ -43,6 +43,7 @@ _ISO = re.compile(
 )
 
 DAY = 86400.0
+LARGEST = float(np.finfo(np.float32).max)  # larger numbers would be infinite in a model
 FEW = 10  # a column of numbers has at least this many, or no words
 
 
@@ -94,7 +95,7 @@ def column_numbers(
         block = every
     for place in sorted(set(range(len(names))) - set(plain)):
         block[:, place] = _numbers(table[names[place]], decimal, truths=truths)
-    bad = np.isinf(block)
+    bad = np.abs(block) > LARGEST
     if bad.any():
         row, place = map(int, np.argwhere(bad)[0])
         raise InvalidInputError(
