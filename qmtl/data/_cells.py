@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -178,7 +179,8 @@ def column_texts(column: "pd.Series") -> tuple[list[str], np.ndarray]:
         if is_missing(value):
             places[place] = -1
             continue
-        is_number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+        # Whole numbers of Python may be too large for a float, and fractions are numbers, too.
+        is_number = isinstance(value, Real) and not isinstance(value, int)
         text = number_text(float(value)) if is_number else plain_text(str(value))
         places[place] = found.setdefault(text, len(found))
     return list(found), places[codes]
