@@ -19,6 +19,7 @@ from qmtl.errors import InvalidInputError
 from qmtl.experiments import Run, read_recipe, resume_run, start_run, write_report
 from qmtl.hardware import to_qasm3, to_qiskit
 from qmtl.noise import DeviceNoise
+from qmtl.simulators import NoisySimulator
 from qmtl.tasks import Task
 from qmtl.training import read_predictions
 
@@ -268,3 +269,13 @@ def test_a_head_in_place_of_its_circuit(use):
 def test_a_name_in_place_of_a_recipe():
     with pytest.raises(InvalidInputError, match=r"recipe must be a Recipe, got str; .*read_recipe"):
         start_run("digits")
+
+
+def test_noise_that_is_none():
+    for noise, kind in ((None, "NoneType"), ("fake_fez", "str")):
+        with pytest.raises(InvalidInputError, match=f"noise must be a DeviceNoise, got {kind}"):
+            NoisySimulator(noise)
+    with pytest.raises(InvalidInputError, match=r"one_qubit must be in \[0, 1\], got True"):
+        DeviceNoise.uniform(True)
+    with pytest.raises(InvalidInputError, match="max_width must be an integer >= 1, got 'a'"):
+        draw_svg(model().head.circuit, max_width="a")

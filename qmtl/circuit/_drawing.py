@@ -196,6 +196,8 @@ def draw_svg(
         True
     """
     check_circuit(circuit)
+    if max_width is not None:
+        check_integer("max_width", max_width)
     if light_cone is not None and circuit.layout == "shared":
         task = light_cone
     columns, task = _columns(circuit, task)

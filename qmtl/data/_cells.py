@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -43,6 +44,7 @@ _ISO = re.compile(
 )
 
 DAY = 86400.0
+LARGEST = float(np.finfo(np.float32).max)  # larger numbers would be infinite in a model
 FEW = 10  # a column of numbers has at least this many, or no words
 
 
@@ -94,7 +96,7 @@ def column_numbers(
         block = every
     for place in sorted(set(range(len(names))) - set(plain)):
         block[:, place] = _numbers(table[names[place]], decimal, truths=truths)
-    bad = np.isinf(block)
+    bad = np.abs(block) > LARGEST
     if bad.any():
         row, place = map(int, np.argwhere(bad)[0])
         raise InvalidInputError(
@@ -177,7 +179,8 @@ def column_texts(column: "pd.Series") -> tuple[list[str], np.ndarray]:
         if is_missing(value):
             places[place] = -1
             continue
-        is_number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+        # Whole numbers of Python may be too large for a float, and fractions are numbers, too.
+        is_number = isinstance(value, Real) and not isinstance(value, int)
         text = number_text(float(value)) if is_number else plain_text(str(value))
         places[place] = found.setdefault(text, len(found))
     return list(found), places[codes]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from qmtl._words import counted
 from qmtl.data._cells import (
     FEW,
     column_dates,
@@ -178,7 +179,7 @@ def _what(
     what = dates or _what_texts(texts, codes, train, max_categories)
     if dates or len(numbers) < max(3, 2 * len(words)):
         return what
-    mixed = f"{len(numbers)} different numbers and {len(words)} other texts"
+    mixed = f"{len(numbers)} different numbers and {counted(len(words), 'other text')}"
     if isinstance(what, str):
         return f"holds {mixed}, the first in row {row}"
     doubt = f"holds {mixed} ({words[0]!r} in row {row}), and each becomes a category"

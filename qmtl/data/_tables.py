@@ -9,10 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 from torch import Tensor
 
-from qmtl._sections import Fractions, RecipePath
+from qmtl._sections import Fractions, RecipePath, explain
 from qmtl.data._cells import column_numbers
 from qmtl.data._csv import TextTable, is_nameless, local_path
 from qmtl.data._dataset import DataSection, MultiTaskData, Split
@@ -53,12 +60,22 @@ class Classes(BaseModel):
         return Task.multiclass(name, len(self.class_names), class_names=self.class_names)
 
 
+def _classes(name: str, kind: Any) -> Any:
+    try:
+        return Classes.model_validate(kind) if isinstance(kind, dict) else kind
+    except ValidationError as error:
+        # Otherwise pydantic would tell about every member of the union.
+        raise ValueError(f"{name}: {explain(error, Classes)}") from None
+
+
 def _check_targets(value: Any) -> Any:
     listed = isinstance(value, list) and all(isinstance(name, str) for name in value)
     kinds = isinstance(value, dict) and all(
         isinstance(kind, str | dict | Classes) for kind in value.values()
     )
-    if value is None or listed or kinds:
+    if kinds:
+        return {name: _classes(name, kind) for name, kind in value.items()}
+    if value is None or listed:
         return value
     raise ValueError(
         "expected a list of columns, or a table of column = kind or of column = { kind = ..., "

@@ -67,7 +67,7 @@ def _read(label: str, folder: Path) -> RunContent:
         run,
         model,
         _history(folder / "metrics.csv"),
-        _json(folder / "environment.json"),
+        _environment(folder / "environment.json"),
         read_predictions(shown, model.tasks) if shown.is_file() else {},
         *_noise(folder / "noise"),
         tuple(_hardware(path) for path in tests),
@@ -85,6 +85,14 @@ def _hardware(path: Path) -> Row:
     ):
         raise RunDirectoryError(f"{path} is damaged: its metrics must be by source, task and name")
     return {"name": path.stem} | record
+
+
+def _environment(path: Path) -> Row:
+    content = _json(path)
+    notes = content.get("data_notes", [])
+    if not isinstance(notes, list) or not all(isinstance(note, str) for note in notes):
+        raise RunDirectoryError(f"{path} is damaged: data_notes must be a list of texts")
+    return content
 
 
 def _json(path: Path) -> Row:

@@ -25,6 +25,7 @@ TIMEOUT = 60.0  # seconds to wait for other processes
 #     sent: one job carries the chunk; stored: its result is in the ledger;
 #     failed, cancelled: there will be no result.
 # jobs: every known job of a chunk; `counts` is 0 for cancelled duplicates.
+STATES = ("planned", "sending", "sent", "stored", "failed", "cancelled")
 SCHEMA = """
 CREATE TABLE runs (
     run TEXT PRIMARY KEY, request TEXT NOT NULL, hash TEXT NOT NULL, backend TEXT NOT NULL,
@@ -288,8 +289,17 @@ class Ledger:
         """Return the run's chunks, in order."""
         query = f"SELECT {_columns(ChunkRecord)} FROM chunks WHERE run = ? ORDER BY idx"
         found = [ChunkRecord(**row) for row in self._rows(query, run)]
+        damaged = f"the ledger {self.path} is damaged: run {run}"
         if not found or [chunk.idx for chunk in found] != list(range(len(found))):
-            raise LedgerError(f"the ledger {self.path} is damaged: run {run} lacks chunks")
+            raise LedgerError(f"{damaged} lacks chunks")
+        with_result = {
+            row["idx"] for row in self._rows("SELECT idx FROM results WHERE run = ?", run)
+        }
+        for chunk in found:
+            if chunk.state not in STATES:
+                raise LedgerError(f"{damaged} has a chunk in the unknown state {chunk.state!r}")
+            if chunk.state == "stored" and chunk.idx not in with_result:
+                raise LedgerError(f"{damaged} lacks the result of chunk {chunk.idx}")
         return found
 
     def jobs(self, run: str) -> list[str]:

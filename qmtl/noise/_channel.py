@@ -156,7 +156,7 @@ def _anticommute(a: str, b: str) -> bool:
 
 def check_probability(name: str, value: Any) -> None:
     """Raise `InvalidInputError` unless 0 <= value <= 1."""
-    if not isinstance(value, Real) or not 0 <= float(value) <= 1:
+    if type(value) is bool or not isinstance(value, Real) or not 0 <= float(value) <= 1:
         raise InvalidInputError(f"{name} must be in [0, 1], got {value!r}")
 
 

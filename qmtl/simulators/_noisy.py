@@ -18,7 +18,7 @@ from torch import Tensor
 
 from qmtl._words import bytes_text
 from qmtl.circuit import HeadCircuit, Walk, gates_by_wire, task_strings
-from qmtl.errors import CircuitTooLargeError
+from qmtl.errors import CircuitTooLargeError, check_type
 from qmtl.noise import DeviceNoise, Event, NativeCircuit, device_events, head_steps
 from qmtl.simulators._angles import Slots, TableBuilder, split_slots
 from qmtl.simulators._autograd import Program, Step
@@ -66,6 +66,7 @@ class NoisySimulator(LightConeSimulator):
 
     def __init__(self, noise: DeviceNoise, max_memory: int | None = None) -> None:
         super().__init__(max_memory)
+        check_type("noise", noise, DeviceNoise)
         self.noise = noise
         self._runs = lru_cache(maxsize=CACHED_CIRCUITS)(self._run)
 

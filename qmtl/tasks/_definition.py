@@ -250,7 +250,8 @@ def _check_class_weights(task: "TaskDefinition", weights: tuple[Any, ...]) -> tu
         numbers = tuple(float(weight) for weight in weights)
     except (TypeError, ValueError):
         numbers = ()
-    if len(numbers) != expected or not all(0 < weight < math.inf for weight in numbers):
+    truths = any(isinstance(weight, bool) for weight in weights)
+    if truths or len(numbers) != expected or not all(0 < weight < math.inf for weight in numbers):
         raise InvalidInputError(
             f"class_weights of {task.kind} task '{task.name}': expected {expected} positive "
             f"numbers, got {weights!r}"

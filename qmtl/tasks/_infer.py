@@ -113,7 +113,7 @@ def _split(name: str, distinct: Sequence[Any]) -> tuple[list[float], list[str]]:
             continue
         try:
             numbers.append(float(number))
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise InvalidInputError(
                 f"labels of '{name}': expected numbers or texts, got {value!r}"
             ) from error

@@ -239,7 +239,7 @@ def _as_code(task: "Task", value: Any, names: _Names) -> float:
             raise InvalidInputError(f"{str(value)!r}, a date or a time, which is not a label")
         try:
             number = float(value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             raise InvalidInputError(f"{value!r}; expected a number") from None
     if number is None:
         raise InvalidInputError(f"the text {value!r}; allowed are {_allowed(task, names)}")

@@ -263,7 +263,7 @@ def test_a_table_from_train_to_predict(qmtl, tmp_path):
     new = "colour,size,weight,other\nred,4,0.5,x\nviolet,,NA,y\n"
     (tmp_path / "new.csv").write_text(new)
     warned = qmtl("predict", "run", "new.csv")
-    assert "warning: new.csv: column 'colour' has 'violet', which the run has not" in warned.err
+    assert "warning: new.csv: column 'colour' has 'violet', which training" in warned.err
     (tmp_path / "bad.csv").write_text("colour,size,weight\nred,four,1\n")
     assert "bad.csv: row 2, column 'size': expected a finite" in qmtl.bad(
         "predict", "run", "bad.csv"

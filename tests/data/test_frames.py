@@ -3,6 +3,7 @@
 import datetime
 import json
 import warnings
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +41,7 @@ class TestInputs:
             [f"{i % 24}:{i}" for i in range(10, 10 + N // 2)] * 2,
             [datetime.time(i % 24, i) for i in range(N)],
             [f"P{i}DT12H" for i in range(N)],
+            [Fraction(i, 7) for i in range(N)],
             pd.arrays.SparseArray([0, 0, 7] * 20),
             np.arange(N, dtype=">i4"),
             [float(i) if i % 7 else None for i in range(N)],
@@ -308,6 +310,7 @@ class TestTargets:
         (pd.concat([frame(), frame()], axis=1), {}, "the column name 'size' appears twice"),
         (pd.concat({"a": frame()}, axis=1), {}, "got several levels"),
         (frame(x=[str(i) for i in range(N - 1)] + ["12O"]), {}, "row 59, column 'x': expected a"),
+        (frame(x=[10**400] * N), {}, "row 0, column 'x': expected a finite number, got '1000"),
         (frame(x=[np.inf] + [1.0] * (N - 1)), {}, "row 0, column 'x': expected a finite number"),
         (frame(), {"max_categories": 0}, "max_categories: expected a whole number of"),
     ],

@@ -148,6 +148,7 @@ class TestFromCsv:
         ("cell", "message"),
         [
             ("inf", "row 22, column 'size': expected a finite number, got 'inf'"),
+            ("-1e39", "row 22, column 'size': expected a finite number, got '-1e+39'"),
             ("12O", "row 22, column 'size': expected a number as in the other rows, got '12O'"),
         ],
     )

@@ -126,3 +126,22 @@ def test_truth_values_are_no_numbers(value):
 def test_numbers_that_no_machine_can_use(value):
     with pytest.raises(QmtlError, match=r"digits: .*(expected whole numbers up to 2,147|1e\+99)"):
         read_recipe("digits", [value])
+
+
+@pytest.mark.parametrize(
+    ("target", "told"),
+    [
+        ({"kind": "binary"}, "y: missing key 'class_names'"),
+        ({"kind": "binary", "class_names": [1, 2]}, "y: class_names.0: .* string, got 1"),
+        (
+            {"kind": "binary", "names": ["a", "b"]},
+            "unknown key 'names'; did you mean 'class_names'",
+        ),
+        ({"kind": "multi", "class_names": ["a", "b"]}, "'multi'; did you mean 'multiclass'"),
+    ],
+)
+def test_a_target_with_classes_that_does_not_fit(target, told):
+    content = {"source": "csv", "path": "a.csv", "targets": {"y": target}}
+    with pytest.raises(QmtlError, match=f"data.targets: .*{told}") as caught:
+        recipe_from({"data": content})
+    assert "union" not in str(caught.value)

@@ -168,6 +168,7 @@ def test_other_heads(head, tmp_path):
         ("predictions.csv", "row,a\n1\n", "not every row has 2 columns"),
         ("environment.json", "[]", "it holds no table"),
         ("environment.json", "{", "cannot be read"),
+        ("environment.json", '{"data_notes": 5}', "data_notes must be a list of texts"),
         ("noise/noise.csv", "scale\n1\n", "its columns must be scale"),
         ("hardware/first.json", "", "cannot be read"),
         ("hardware/first.json", '{"table": null}', "table must be a list"),

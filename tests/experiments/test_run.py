@@ -8,7 +8,15 @@ import pytest
 
 from qmtl.circuit import load_design, to_toml
 from qmtl.errors import QmtlError, RecipeError, RunDirectoryError
-from qmtl.experiments import NoiseSection, Run, read_recipe, resume_run, run_robustness, start_run
+from qmtl.experiments import (
+    NoiseSection,
+    Run,
+    is_first_process,
+    read_recipe,
+    resume_run,
+    run_robustness,
+    start_run,
+)
 from qmtl.experiments._build import build_circuit
 from qmtl.experiments._report_content import read_runs
 from qmtl.noise import DeviceNoise
@@ -164,3 +172,12 @@ def test_a_rival_that_cannot_train_is_found_before_the_run(tmp_path, method, hea
     with pytest.raises(QmtlError, match=words):
         start_run(recipe, tmp_path / "run", progress=False)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_rank_of_another_program_is_not_ours(monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert is_first_process()
+    monkeypatch.setenv("QMTL_RUN_DIRECTORY", "run")  # the first process of a run sets it
+    assert not is_first_process()
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    assert is_first_process()

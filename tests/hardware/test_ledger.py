@@ -293,3 +293,17 @@ def test_where_it_is(monkeypatch, tmp_path, ledger, path):
     assert ledger_path() == tmp_path / "mine"
     # Nobody else reads what models were run on.
     assert path.stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize(
+    ("state", "told"),
+    [
+        ("done", "has a chunk in the unknown state 'done'"),
+        ("stored", "lacks the result of chunk 0"),
+    ],
+)
+def test_a_state_that_was_edited_by_hand(ledger, run, state, told):
+    with ledger.transaction() as connection:
+        connection.execute("UPDATE chunks SET state = ? WHERE idx = 0", (state,))
+    with pytest.raises(LedgerError, match=f"is damaged: run {run} {told}"):
+        ledger.chunks(run)

@@ -48,6 +48,7 @@ class TestConstruction:
                 r"'caf\xe9' and 'cafe\u0301' are the same",
             ),
             (lambda: Task.binary("a", class_names=("x", " ")), "different non-empty texts"),
+            (lambda: Task.binary("a", class_weights=(True, 2)), "expected 2 positive numbers"),
             (lambda: Task.binary("a", class_names="xy"), "expected a sequence, got 'xy'"),
             (lambda: Task.multiclass("a", 3, class_names=("x", "y")), "expected 3 different"),
             (lambda: Task.multiclass("a", 2, class_weights=(1, 0)), "expected 2 positive numbers"),
