@@ -133,8 +133,9 @@ class Simulator(ABC):
         chosen = check_angles(circuit, angles, tasks)
         flat = joined_weights(circuit, weights, chosen, angles)
         values = self.values(circuit, angles, flat, chosen)
-        sizes = output_layout(circuit, chosen).sizes
-        return dict(zip(chosen, values.split(sizes, dim=1), strict=True))
+        sizes = list(output_layout(circuit, chosen).sizes)
+        parts = torch.split_with_sizes_copy(values, sizes, dim=1)
+        return dict(zip(chosen, parts, strict=True))
 
     def logits(
         self,

@@ -161,7 +161,7 @@ def native_values(
     # The weights are bound in the native circuit, so these zeros are ignored.
     values = step(angles, None, angles.new_zeros(circuit.n_circuit_weights))
     sizes = [circuit.register(task).readout.n_outputs for task in tasks]
-    return dict(zip(tasks, values.split(sizes, dim=1), strict=True))
+    return dict(zip(tasks, torch.split_with_sizes_copy(values, sizes, dim=1), strict=True))
 
 
 def native_size(circuit: HeadCircuit, native: NativeCircuit, noise: DeviceNoise) -> int:
