@@ -16,6 +16,7 @@ from qmtl.simulators import (
     ANGLE_MAPS,
     Dependencies,
     Simulator,
+    by_task,
     check_finite,
     simulator_for,
     simulator_from_dict,
@@ -99,9 +100,7 @@ class Head(nn.Module, ABC):
         if joined:
             return logits
         sizes = self._sizes if names is None else {name: self._sizes[name] for name in names}
-        # Copies, because torch lets no view that `split` returns be changed in place.
-        parts = torch.split_with_sizes_copy(logits, list(sizes.values()), dim=1)
-        return dict(zip(sizes, parts, strict=True))
+        return by_task(logits, sizes, sizes.values())
 
     @abstractmethod
     def _joined(self, features: Tensor, names: tuple[str, ...] | None) -> Tensor:

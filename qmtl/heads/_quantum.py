@@ -19,6 +19,7 @@ from qmtl.simulators import (
     Dependencies,
     Explanation,
     Simulator,
+    by_task,
     check_finite,
     output_layout,
     to_logits,
@@ -172,8 +173,7 @@ class QuantumHead(CircuitHead):
         layout = output_layout(self.circuit, names)
         joined = torch.cat(list(values.values()), dim=1)
         logits = to_logits(joined, layout.factors(self.scales()), layout.is_probability)
-        parts = torch.split_with_sizes_copy(logits, list(layout.sizes), dim=1)
-        return dict(zip(names, parts, strict=True))
+        return by_task(logits, names, layout.sizes)
 
     def expectation_values(
         self, angles: Float[Tensor, "batch features"], tasks: Sequence[str] | None = None

@@ -12,6 +12,7 @@ from qmtl.simulators._contract import (
     AngleMap,
     Dependencies,
     Simulator,
+    by_task,
     check_angles,
     check_finite,
     check_weights,
@@ -31,7 +32,7 @@ from qmtl.simulators._shots import Estimate, ShotSimulator
 __all__ = [
     "ANGLE_MAPS", "PROBABILITY_FLOOR", "AngleMap", "Dependencies", "Estimate", "Explanation",
     "FixedCircuit", "LightConeSimulator", "NoisySimulator", "ShiftPlan", "ShotSimulator",
-    "Simulator", "check_angles", "check_finite", "check_weights", "joined_weights",
+    "Simulator", "by_task", "check_angles", "check_finite", "check_weights", "joined_weights",
     "memory_limit", "native_size", "native_values", "output_layout", "shift_plan",
     "shifted_values", "simulator_for", "simulator_from_dict", "to_logits", "weights_by_name",
 ]  # fmt: skip

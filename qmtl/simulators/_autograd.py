@@ -358,13 +358,13 @@ class _Node(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, step: Step, scaled: bool, *given: Tensor) -> Tensor:
-        features, *parts = map(_numbers, given)
-        # Copy the parameters, which may change before the backward pass.
-        numbers, n = np.concatenate(parts), len(parts[0]) if scaled else 0
+        features, *parts = given
+        # A copy: parameters may change before the backward pass, and FSDP cannot resize NumPy's.
+        numbers, n = _numbers(torch.cat(parts)), len(parts[0]) if scaled else 0
         scales = numbers[:n] if scaled else None
         # Non-finite inputs give non-finite results; numpy need not warn of them.
         with np.errstate(all="ignore"):
-            state = step.state(features, numbers[n:])
+            state = step.state(_numbers(features), numbers[n:])
             values = state.values
             if scales is None:
                 # The caller owns the outputs and may change them, so they are not kept.
@@ -410,7 +410,7 @@ def _runs_again(ctx: Any, gradient: Tensor, error: RuntimeError) -> bool:
         return False
     if not (_is_plain(gradient) and _has_numbers(gradient)):
         return False
-    return np.array_equal(np.concatenate(list(map(_numbers, ctx.given[1:]))), ctx.numbers)
+    return np.array_equal(_numbers(torch.cat(ctx.given[1:])), ctx.numbers)
 
 
 def _has_numbers(tensor: Tensor) -> bool:

@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
@@ -133,8 +133,7 @@ class Simulator(ABC):
         chosen = check_angles(circuit, angles, tasks)
         flat = joined_weights(circuit, weights, chosen, angles)
         values = self.values(circuit, angles, flat, chosen)
-        sizes = output_layout(circuit, chosen).sizes
-        return dict(zip(chosen, values.split(sizes, dim=1), strict=True))
+        return by_task(values, chosen, output_layout(circuit, chosen).sizes)
 
     def logits(
         self,
@@ -241,6 +240,17 @@ def to_logits(values: Tensor, factors: Tensor, is_probability: NDArray[np.bool_]
     # Shot noise and rounding may make an estimated probability negative.
     safe = torch.where(mask, values, 1.0).clamp(min=0)
     return torch.where(mask, torch.log(safe + PROBABILITY_FLOOR), values) * factors
+
+
+def by_task(joined: Tensor, names: Iterable[str], sizes: Iterable[int]) -> dict[str, Tensor]:
+    """Split outputs side by side into each task's, as copies that may be changed in place.
+
+    Example:
+        >>> by_task(torch.tensor([[1.0, 2.0, 3.0]]), ["a", "b"], [1, 2])
+        {'a': tensor([[1.]]), 'b': tensor([[2., 3.]])}
+    """
+    split: Any = torch.split_with_sizes_copy  # torch's types say that it returns nothing
+    return dict(zip(names, split(joined, list(sizes), dim=1), strict=True))
 
 
 @lru_cache(maxsize=64)

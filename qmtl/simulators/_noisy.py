@@ -23,6 +23,7 @@ from qmtl.noise import DeviceNoise, Event, NativeCircuit, device_events, head_st
 from qmtl.simulators._angles import Slots, TableBuilder, split_slots
 from qmtl.simulators._autograd import Program, Step
 from qmtl.simulators._cones import Op, WireTable, gate_table
+from qmtl.simulators._contract import by_task
 from qmtl.simulators._engine import Engine
 from qmtl.simulators._explain import Explanation, GroupCost, largest_chunk
 from qmtl.simulators._lightcone import LightConeSimulator
@@ -162,7 +163,7 @@ def native_values(
     # The weights are bound in the native circuit, so these zeros are ignored.
     values = step(angles, None, angles.new_zeros(circuit.n_circuit_weights))
     sizes = [circuit.register(task).readout.n_outputs for task in tasks]
-    return dict(zip(tasks, values.split(sizes, dim=1), strict=True))
+    return by_task(values, tasks, sizes)
 
 
 def native_size(circuit: HeadCircuit, native: NativeCircuit, noise: DeviceNoise) -> int:

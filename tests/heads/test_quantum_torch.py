@@ -205,6 +205,13 @@ def test_what_cannot_be_compiled_says_what_can():
         torch.export.export(head, (x,), strict=True)
 
 
+def test_parameters_can_be_resized_after_a_step():
+    """As torch's FSDP does, which frees parameters that other processes store."""
+    head = QuantumHead(HeadCircuit(TASKS), seed=0)
+    head(torch.zeros(2, head.n_features), joined=True).sum().backward()
+    assert all(p.untyped_storage().resizable() for p in head.parameters())
+
+
 CHAIN = HeadCircuit([Task.binary(f"t{i}") for i in range(6)], AngleEncoding(entangler="cnot_ring"))
 TWO = [Task.binary("a"), Task.multiclass("b", 3)]
 DENSE = HeadCircuit(TWO, AngleEncoding(entangler="all_to_all"))

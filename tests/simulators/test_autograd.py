@@ -333,8 +333,10 @@ def test_outputs_may_be_changed_in_place(circuit):
     angles, encoding, blocks, _ = head_inputs(circuit)
     found = []
     for change in (lambda v: v.mul_(2).add_(1), lambda v: 2 * v + 1):
-        values = SIMULATOR.values(circuit, angles, torch.cat([encoding, blocks]))
-        found.append(torch.autograd.grad(mixed_sum(change(values)), [angles, encoding, blocks]))
+        given = circuit, angles, torch.cat([encoding, blocks])
+        parts = [SIMULATOR.values(*given), *SIMULATOR.expectation_values(*given).values()]
+        loss = sum(mixed_sum(change(part)) for part in parts)
+        found.append(torch.autograd.grad(loss, [angles, encoding, blocks]))
     assert_all_close(*found)
     found = [gradients(circuit, loss=f) for f in (lambda v: v.mul_(2).sum(), lambda v: 2 * v.sum())]
     assert_all_close(*found)
