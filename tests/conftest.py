@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 settings.register_profile(
     "qmtl",
@@ -39,6 +40,9 @@ gc.set_threshold(10 * gc.get_threshold()[0], *gc.get_threshold()[1:])
 gc.disable()
 # Every trainer of Lightning asks all installed packages for plugins, and no test installs one.
 importlib.metadata.entry_points = functools.cache(importlib.metadata.entry_points)
+# To place a plot's labels takes longer than to draw it. Tests of plots do so, by `figure_layout`.
+LAYOUT = ConstrainedLayoutEngine.execute
+ConstrainedLayoutEngine.execute = lambda engine, figure: None
 
 
 def pytest_collection_finish():
@@ -50,6 +54,12 @@ def pytest_collection_finish():
 @pytest.fixture(autouse=True)
 def _same_seed():
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def figure_layout(monkeypatch):
+    """The layout of figures is computed, as everywhere outside the tests."""
+    monkeypatch.setattr(ConstrainedLayoutEngine, "execute", LAYOUT)
 
 
 @pytest.fixture(scope="session")

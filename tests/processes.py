@@ -28,8 +28,8 @@ class Forked(subprocess.Popen):
 
 def _run(words: list[str], variables: dict[str, str] | None) -> None:
     """What the child does instead of starting the program, and then it ends."""
-    # Among them the one by which the child would tell that it could not start.
-    os.closerange(3, os.sysconf("SC_OPEN_MAX"))
+    # One of the open files tells `Popen`, when it is closed, that the program has started.
+    os.closerange(3, 2**16)
     status = 1
     asyncio.set_event_loop_policy(None)  # not the loop of the code that has started this process
     try:

@@ -20,6 +20,8 @@ from qmtl.plotting import (
     style,
 )
 
+pytestmark = pytest.mark.usefixtures("figure_layout")
+
 HOSTILE = f'<script> id="x" url(#y) {INK}; $'
 
 

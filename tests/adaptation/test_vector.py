@@ -104,7 +104,9 @@ def test_rows_count_by_their_weight():
 
 
 def test_an_export_has_the_vectors_own_block(tmp_path):
-    larger = model().adapt(NEW, (X, LABELS), methods=["vector"])
+    few = qmtl.MixtureHead(qmtl.HeadCircuit([Task.binary("a"), Task.binary("b")]), seed=0)
+    small = qmtl.MultiTaskModel(qmtl.encoders.MLP(4, out_features=few.n_features, seed=0), few)
+    larger = small.adapt(NEW, (X, LABELS), methods=["vector"])
     larger.export(tmp_path / "model.pt2")
     program = torch.export.load(tmp_path / "model.pt2").module()
     for name, values in larger.predict(X).items():

@@ -20,6 +20,8 @@ from qmtl.plotting import COLOURS, inline_svg, save_figure, style
 from qmtl.tasks import Task
 from tests.experiments.bench_samples import summary
 
+pytestmark = pytest.mark.usefixtures("figure_layout")
+
 ROWS = {
     "quantum": [{"a": 0.7, "b": 0.7}, {"a": 0.7, "b": 0.7}],
     "linear": [{"a": 0.5, "b": 0.7}, {"a": 0.6, "b": 0.6}],

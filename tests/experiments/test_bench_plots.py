@@ -1,6 +1,7 @@
 """Plots of a benchmark: what is drawn, and that every head has a look of its own."""
 
 import matplotlib
+import pytest
 from matplotlib.figure import Figure
 
 from qmtl.experiments._bench_report import plot_forest, plot_score_against_parameters, write_plots
@@ -8,6 +9,8 @@ from qmtl.experiments._build import head_look
 from qmtl.heads import HEAD_TYPES
 from qmtl.plotting import save_figure, style
 from tests.experiments.bench_samples import summary
+
+pytestmark = pytest.mark.usefixtures("figure_layout")
 
 LINEAR = [{"a": 0.5, "b": 0.7}, {"a": 0.6, "b": 0.6}]
 QUANTUM = [{"a": 0.7, "b": 0.7}, {"a": 0.7, "b": 0.7}]

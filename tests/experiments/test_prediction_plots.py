@@ -15,6 +15,8 @@ from qmtl.experiments._prediction_plots import (
 )
 from qmtl.tasks import Task
 
+pytestmark = pytest.mark.usefixtures("figure_layout")
+
 
 def _axes():
     return Figure().subplots()

@@ -102,7 +102,7 @@ def test_draws_repeat_and_follow_the_distribution(initial):
 
 
 def test_the_whole_run(tmp_path):
-    settings = TrainabilitySettings(wires=(2, 3, 4), layers=(1, 3), tasks=(1, 4, 8), samples=10)
+    settings = TrainabilitySettings(wires=(2, 3), layers=(1, 3), tasks=(1, 4, 8), samples=4)
     lines = []
     run_trainability(settings, tmp_path, say=lines.append)
     names = {path.name for path in tmp_path.iterdir()}

@@ -120,16 +120,16 @@ def test_resumes_bit_for_bit(tmp_path, name, kind):
 def test_it_helps_against_attacks_on_data_that_are_made_for_it():
     """A strong input that is small and a weak one that is large: the attack removes the first."""
     rng = np.random.default_rng(0)
-    y = rng.integers(0, 2, 600).astype("float32")
+    y = rng.integers(0, 2, 300).astype("float32")
     sign = 2 * y - 1
-    X = np.stack([0.1 * sign, sign + rng.normal(size=600)], 1).astype("float32")
+    X = np.stack([0.1 * sign, sign + rng.normal(size=300)], 1).astype("float32")
     data = qmtl.data.from_arrays(X, {"y": y}, tasks=[qmtl.Task.binary("y")])
     attack = qmtl.methods.Attack(epsilon=0.2)
     scores = {}
     for name, option in {"plain": None, "robust": {"epsilon": 0.2}}.items():
         head = qmtl.heads.LinearHead(data.tasks, 2, seed=0)
         model = qmtl.MultiTaskModel(qmtl.encoders.Identity(2), head)
-        settings = {"max_epochs": 30, "learning_rate": 0.05, "weight_decay": 0.0}
+        settings = {"max_epochs": 20, "learning_rate": 0.1, "weight_decay": 0.0}
         qmtl.fit(model, data, adversarial=option, progress=False, **settings)
         split = data.test
         scores[name] = [

@@ -65,12 +65,12 @@ def values_and_gradients(simulator, circuit, batch=3, dtype=torch.float64):
 
 
 @pytest.mark.parametrize("engine", COMPILED.values(), ids=COMPILED)
-@given(case=cases(max_wires=7))
+@given(case=cases(max_wires=6))
 def test_random_circuits_agree_with_torch(engine, case):
     assert_same_values_and_gradients(engine, EAGER, case)
 
 
-@given(case=cases(max_wires=7, max_batch=2))
+@given(case=cases(max_wires=6, max_batch=2))
 def test_random_circuits_agree_with_pennylane(case):
     assert_same_values_and_gradients(LightConeSimulator(), REFERENCE, case)
 
