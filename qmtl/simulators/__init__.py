@@ -56,7 +56,7 @@ def simulator_for(name: "str | Simulator") -> Simulator:
     if not isinstance(name, str):
         if not isinstance(name, Simulator):
             raise InvalidInputError(
-                f"simulator must be a Simulator, or a name such as 'default.qubit', got {name!r}"
+                f"simulator must be a name (as 'default.qubit') or a Simulator, got {name!r}"
             )
         return name
     if name == "lightcone":

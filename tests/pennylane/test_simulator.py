@@ -227,7 +227,7 @@ def test_names():
         simulator_for("default.qbit")
     with pytest.raises(InvalidInputError, match="'lightcne'; did you mean 'lightcone'"):
         simulator_for("lightcne")
-    with pytest.raises(InvalidInputError, match="a name or a Simulator, got 3"):
+    with pytest.raises(InvalidInputError, match=r"must be a name .* or a Simulator, got 3"):
         simulator_for(3)
     circuit = HeadCircuit(binary_tasks(1))
     with pytest.raises(InvalidInputError, match=r"'default\.qbit'; did you mean 'default\.qubit'"):
