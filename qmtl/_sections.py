@@ -27,7 +27,10 @@ MOST = 2**31 - 1  # whole numbers of settings: far more than any machine can do
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
 
-class _OneLine(type(BaseModel)):  # type: ignore[misc]
+_TypeOfModels: Any = type(BaseModel)
+
+
+class _OneLine(_TypeOfModels):  # type: ignore[misc]
     """The type of sections, whose constructors raise errors in one line."""
 
     def __call__(cls, *args: Any, **keys: Any) -> Any:
@@ -209,7 +212,7 @@ def _problem(problem: Mapping[str, Any], model: type[BaseModel]) -> str:
         return f"missing key '{where}.{context['discriminator'].strip(chr(39))}'"
     if kind == "missing":
         return f"missing key {where!r}"
-    message = problem["msg"].removeprefix("Value error, ")
+    message: str = problem["msg"].removeprefix("Value error, ")
     if not where:
         return message
     if isinstance(problem["input"], Mapping):  # a whole section: the message says what is wrong

@@ -4,6 +4,7 @@ import difflib
 import operator
 import os
 from collections.abc import Iterable
+from numbers import Real
 from pathlib import Path
 from typing import SupportsIndex
 from unicodedata import normalize
@@ -142,6 +143,16 @@ def check_integer(name: str, value: object, least: int = 1) -> int:
         if number is not None and number >= least:
             return number
     raise InvalidInputError(f"{name} must be an integer >= {least}, got {value!r}")
+
+
+def is_number(value: object) -> bool:
+    """Return whether a value is a real number; NumPy's count, truth values do not.
+
+    Example:
+        >>> is_number(0.5), is_number(True), is_number("0.5")
+        (True, False, False)
+    """
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def check_type(name: str, value: object, kind: type, hint: str = "") -> None:

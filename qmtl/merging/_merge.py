@@ -11,7 +11,7 @@ from torch import Tensor
 
 from qmtl._calls import called_with, evaluating
 from qmtl.data import MultiTaskData
-from qmtl.errors import InvalidInputError, check_integer, unknown_name
+from qmtl.errors import InvalidInputError, check_integer, is_number, unknown_name
 from qmtl.merging._parts import (
     State,
     assembled,
@@ -262,13 +262,13 @@ def _check_options(method: str, scale: float | None, options: dict[str, Any]) ->
         if scale is not None:
             raise InvalidInputError(f"method 'atm' averages models and has no scale, got {scale}")
         return
-    if scale is not None and not (isinstance(scale, int | float) and math.isfinite(scale)):
+    if scale is not None and not (is_number(scale) and math.isfinite(scale)):
         raise InvalidInputError(f"scale must be a finite number, got {scale!r}")
     for name, value in options.items():
         if name not in FURTHER.get(method, ()):
             known = FURTHER.get(method, ("none",))
             raise unknown_name(f"option of method {method!r}:", name, known)
-        if not (isinstance(value, int | float) and 0 < value <= 1):
+        if not (is_number(value) and 0 < value <= 1):
             raise InvalidInputError(f"method {method!r}: {name} must be in (0, 1], got {value!r}")
 
 

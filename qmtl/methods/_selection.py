@@ -2,7 +2,6 @@
 
 import warnings
 from dataclasses import dataclass, replace
-from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,7 +10,7 @@ from torch.func import jvp
 
 from qmtl._calls import called_with, evaluating
 from qmtl.data import MultiTaskData
-from qmtl.errors import InvalidInputError
+from qmtl.errors import InvalidInputError, is_number
 from qmtl.methods._gradients import LossesOfRows
 from qmtl.model import MultiTaskModel
 from qmtl.tasks import labelled_rows
@@ -136,7 +135,7 @@ def select(model: MultiTaskModel, data: MultiTaskData, keep: float = 0.5) -> Sel
     References:
         Inspired by ICONS, arXiv:2501.00654.
     """
-    if isinstance(keep, bool) or not isinstance(keep, Real) or not 0 < keep <= 1:
+    if not is_number(keep) or not 0 < keep <= 1:
         raise InvalidInputError(f"keep must be in (0, 1], got {keep!r}")
     table = influences(model, data)
     n_rows = len(table)

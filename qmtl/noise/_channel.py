@@ -4,11 +4,10 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import product
-from numbers import Real
 from typing import Any, Self
 
 from qmtl.circuit import ROTATIONS, Angle, Gate
-from qmtl.errors import InvalidInputError, unknown_name
+from qmtl.errors import InvalidInputError, is_number, unknown_name
 
 LETTERS = "IXYZ"
 
@@ -156,7 +155,7 @@ def _anticommute(a: str, b: str) -> bool:
 
 def check_probability(name: str, value: Any) -> None:
     """Raise `InvalidInputError` unless 0 <= value <= 1."""
-    if type(value) is bool or not isinstance(value, Real) or not 0 <= float(value) <= 1:
+    if not is_number(value) or not 0 <= float(value) <= 1:
         raise InvalidInputError(f"{name} must be in [0, 1], got {value!r}")
 
 
@@ -180,7 +179,7 @@ class CoherentError:
     rotations: tuple[tuple[str, tuple[int, ...], float], ...] = ()
 
     def __post_init__(self) -> None:
-        if not isinstance(self.relative, Real):
+        if not is_number(self.relative):
             raise InvalidInputError(f"relative must be a number, got {self.relative!r}")
         for name, at, _ in self.rotations:
             if name not in ROTATIONS:

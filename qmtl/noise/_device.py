@@ -60,8 +60,8 @@ class DeviceNoise:
             channel = getattr(self, name)
             if not isinstance(channel, Channel | None):
                 raise InvalidInputError(f"{name} must be a Channel or None, got {channel!r}")
-        for where, flips in {"readout": self.readout, **self.readouts}.items():
-            name = where if where == "readout" else f"readout of wire {where}"
+        flips_of = {f"readout of wire {wire}": flips for wire, flips in self.readouts.items()}
+        for name, flips in {"readout": self.readout, **flips_of}.items():
             if not isinstance(flips, Sequence) or len(flips) != 2:
                 raise InvalidInputError(f"{name} must be two probabilities, got {flips!r}")
             for probability in flips:
