@@ -6,7 +6,7 @@ from difflib import get_close_matches
 from functools import reduce
 from operator import or_
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Self, get_args
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self, get_args
 
 from pydantic import (
     AfterValidator,
@@ -27,20 +27,25 @@ MOST = 2**31 - 1  # whole numbers of settings: far more than any machine can do
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
 
-_TypeOfModels: Any = type(BaseModel)
-
-
-class _OneLine(_TypeOfModels):  # type: ignore[misc]
+class _OneLine(type(BaseModel)):  # type: ignore[misc]
     """The type of sections, whose constructors raise errors in one line."""
 
-    def __call__(cls, *args: Any, **keys: Any) -> Any:
+    def __call__(self, *args: Any, **keys: Any) -> Any:
         try:
             return super().__call__(*args, **keys)
         except ValidationError as error:
-            raise InvalidInputError(explain(error, cls)) from None
+            raise InvalidInputError(explain(error, self)) from None
 
 
-class Section(BaseModel, metaclass=_OneLine):
+if TYPE_CHECKING:  # checkers do not know computed types
+    _Model = BaseModel
+else:
+
+    class _Model(BaseModel, metaclass=_OneLine):
+        """A model whose constructor raises errors in one line."""
+
+
+class Section(_Model):
     """A table of a recipe: frozen; unknown keys are refused.
 
     Raises:
