@@ -2,15 +2,12 @@
 
 import os
 import re
-import subprocess
 from pathlib import Path
 
 import nbclient
 import nbformat
 import pytest
 from jupyter_client.manager import KernelManager
-
-from tests.processes import Forked
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
@@ -20,6 +17,14 @@ LONGEST_CELL = 30  # lines
 # Figures are drawn as they are: to cut their margins off, they would be drawn twice.
 SMALL_FIGURES = """%matplotlib inline
 %config InlineBackend.print_figure_kwargs = {"bbox_inches": None}"""
+# As tests/conftest.py does: to look through a million modules' objects, and to ask all packages for
+# plugins at each training, takes longer than most cells.
+QUICK_KERNEL = """
+import functools, gc, importlib.metadata
+import matplotlib.pyplot, pytorch_lightning, qmtl, torch
+gc.set_threshold(10 * gc.get_threshold()[0], *gc.get_threshold()[1:])
+importlib.metadata.entry_points = functools.cache(importlib.metadata.entry_points)
+"""
 MAY_DEFINE_CLASSES = "08"  # how to write parts of your own
 
 
@@ -37,12 +42,11 @@ def test_there_are_notebooks():
 
 @pytest.fixture(scope="module")
 def kernel():
-    """One kernel for all notebooks: a fork of this process, which has imported what they need."""
+    """One kernel for all notebooks, since to start one and to import takes longer than most."""
     manager = KernelManager(kernel_name="python3")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("jupyter_client.launcher.Popen", Forked)
-        patch.setattr(subprocess, "Popen", Forked)  # and so are the processes that it starts
-        manager.start_kernel(env=os.environ | {"OMP_NUM_THREADS": "1", "QMTL_SMOKE": "1"})
+    manager.start_kernel(env=os.environ | {"OMP_NUM_THREADS": "1", "QMTL_SMOKE": "1"})
+    first = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(QUICK_KERNEL)])
+    nbclient.NotebookClient(first, km=manager, timeout=300).execute()
     yield manager
     manager.shutdown_kernel(now=True)
 

