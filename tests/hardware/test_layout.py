@@ -91,7 +91,7 @@ def test_a_circuit_in_parts_of_which_one_needs_swaps():
     found = transpiled(to_qiskit(circuit).circuit, open_backend("fake_fez"), range(6))
     assert found.swaps > 0
     assert len(set(found.layout)) == circuit.n_wires == 6
-    run = prepare(head, features(head), "fake_fez", shots=4000, cache=False)
+    run = prepare(head, features(head), "fake_fez", shots=4000, cache=False, seed=0)
     decoded = decode(run, [execute(run, 0)])
     assert abs(deviations(decoded.values, run.predicted, decoded.errors)).max() < 4.5
 
