@@ -115,9 +115,7 @@ def test_resumes_bit_for_bit(tmp_path, data, options):
 
 def test_what_is_refused():
     data = tiny_data()
-    with pytest.raises(
-        InvalidInputError, match=r"value of loss\.kind: 'mse'\. Known: unified"
-    ):
+    with pytest.raises(InvalidInputError, match=r"value of loss\.kind: 'mse'\. Known: unified"):
         qmtl.fit(tiny_model(data), data, loss="mse", **QUIET)
     weighted = qmtl.Task.binary("a", class_weights=(1.0, 3.0))
     X = np.random.default_rng(0).normal(size=(9, 3)).astype("float32")
