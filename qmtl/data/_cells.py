@@ -96,9 +96,11 @@ def column_numbers(
         block = every
     for place in sorted(set(range(len(names))) - set(plain)):
         block[:, place] = _numbers(table[names[place]], decimal, truths=truths)
-    bad = np.abs(block) > LARGEST
-    if bad.any():
-        row, place = map(int, np.argwhere(bad)[0])
+    # Unlike max and min, these ignore NaN.
+    if np.fmax.reduce(block, None, initial=0.0) > LARGEST or (
+        np.fmin.reduce(block, None, initial=0.0) < -LARGEST
+    ):
+        row, place = map(int, np.argwhere(np.abs(block) > LARGEST)[0])
         raise InvalidInputError(
             f"row {table.index[row]}, column '{names[place]}': expected a finite number, got "
             f"{str(table[names[place]].iloc[row])!r}"

@@ -175,7 +175,8 @@ class TableColumns:
             mean, std = np.array([entry[1:] for entry in self.numeric]).T
             block -= mean
             block /= std
-            encoded[:, :start] = np.nan_to_num(block, copy=False)
+            block[np.isnan(block)] = 0.0
+            encoded[:, :start] = block
         for name, text_format, date_mean, date_std, cycles in self.dates:
             days = column_dates(table[name], text_format)
             phases = [2 * np.pi * days / CYCLES[cycle] for cycle in cycles]
