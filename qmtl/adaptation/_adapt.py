@@ -220,6 +220,7 @@ def _check(head: Head, task: Task, methods: Sequence[str]) -> None:
 
 
 def check_labels(task: Task, targets: Tensor) -> None:
+    """Raise `InvalidInputError` for fewer than two labelled rows, or labels that are all equal."""
     if len(targets) < 2:
         raise InvalidInputError(
             f"task {task.name!r}: at least two labelled rows are needed, got {len(targets)}"
