@@ -29,6 +29,13 @@ def test_a_step_of_the_digits_head_enters_few_files_and_makes_few_calls(run):
 
 
 @pytest.mark.slow
+def test_the_first_step_of_a_process_is_timed(run):
+    seconds = list(map(float, re.findall(r"cache: ([\d.]+) s", run("--first", "--rounds", "1"))))
+    assert len(seconds) == 2
+    assert seconds[1] < seconds[0]  # the second process finds the kernels of the first
+
+
+@pytest.mark.slow
 def test_one_command_measures_steps_beside_a_linear_layer(run):
     output = run(
         "--tasks", "2", "4", "--rounds", "1", "--growth", "--baseline", "", "--largest-linear", "2"
