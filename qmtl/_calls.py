@@ -77,16 +77,7 @@ def called_with(
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put the model in evaluation mode; afterwards each module returns to its previous mode.
-
-    Example:
-        >>> model = nn.Sequential(nn.Dropout())
-        >>> with evaluating(model):
-        ...     model[0].training
-        False
-        >>> model[0].training
-        True
-    """
+    """Put the model in evaluation mode; afterwards each module returns to its previous mode."""
     # Module by module: a frozen encoder may be in evaluation mode while the head trains.
     modes = [(module, module.training) for module in model.modules()]
     model.eval()

@@ -28,12 +28,6 @@ def grown_circuit(circuit: HeadCircuit, task: Task, **register: Any) -> HeadCirc
         task: the new task, which comes last.
         **register: the new task's ``wires``, ``ansatz`` and ``readout``, if they are not the
             defaults.
-
-    Example:
-        >>> circuit = HeadCircuit([Task.binary("a"), Task.binary("b")])
-        >>> larger = grown_circuit(circuit, Task.binary("c"))
-        >>> larger.n_wires, larger.light_cone("b").wires == circuit.light_cone("b").wires
-        (6, True)
     """
     tasks = check_tasks([*circuit.tasks, task])
     names = [task.name for task in circuit.tasks]
@@ -69,13 +63,7 @@ def grown_circuit(circuit: HeadCircuit, task: Task, **register: Any) -> HeadCirc
 
 
 def separate_encodings(circuit: HeadCircuit) -> tuple[tuple[int, ...], Encoding]:
-    """Return the numbers of wires that are encoded separately, and the encoding of each.
-
-    Example:
-        >>> circuit = HeadCircuit([Task.binary("a")])
-        >>> separate_encodings(grown_circuit(circuit, Task.binary("b")))[0]
-        (2, 2)
-    """
+    """Return the numbers of wires that are encoded separately, and the encoding of each."""
     encoding = circuit.encoding
     if isinstance(encoding, RegisterEncoding):
         return encoding.sizes, encoding.encoding
@@ -136,10 +124,6 @@ def last_layer(encoder: nn.Module) -> nn.Linear | None:
     """Return the linear layer that computes an encoder's features; None if that is not certain.
 
     The encoder uses this layer and its weights in one place only.
-
-    Example:
-        >>> last_layer(nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 4))).out_features
-        4
     """
     layer = _last_layer(encoder)
     if layer is None:
@@ -215,12 +199,6 @@ def widened(encoder: nn.Module, before: int, n_features: int, seed: int | None) 
 
     Raises:
         InvalidInputError: if the encoder does not end in a linear layer.
-
-    Example:
-        >>> encoder = nn.Linear(3, 2)
-        >>> wide, x = widened(encoder, 2, 4, seed=0), torch.ones(1, 3)
-        >>> wide(x).shape, bool(torch.allclose(wide(x)[:, :2], encoder(x)))
-        (torch.Size([1, 4]), True)
     """
     encoder = copy.deepcopy(encoder)
     if n_features == before:

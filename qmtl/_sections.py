@@ -180,18 +180,7 @@ def _defaults(section: type[Section], name: str) -> list[Any]:
 
 
 def explain(error: ValidationError, model: type[BaseModel]) -> str:
-    """Explain a validation error of a section in one line, with the nearest valid names.
-
-    Example:
-        >>> class Point(Section):
-        ...     x: float
-        >>> try:
-        ...     Point.model_validate({"x": "one", "y": 1})
-        ... except ValidationError as error:
-        ...     print(explain(error, Point))
-        x: Input should be a valid number, unable to parse string as a number, got 'one'; unknown \
-key 'y'. Known: x
-    """
+    """Explain a validation error of a section in one line, with the nearest valid names."""
     return "; ".join(_problem(problem, model) for problem in error.errors())
 
 

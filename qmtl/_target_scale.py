@@ -20,12 +20,6 @@ class TargetScale(nn.Module):
     For tasks other than regressions they are 0 and 1. The mean is stored in two parts, which keep
     float64's digits in a float32 model. In the state of the enclosing module the keys are
     ``target_mean_TASK`` and so on, by `split_scale` and `join_scale`.
-
-    Example:
-        >>> scale = TargetScale([Task.regression("a"), Task.binary("b")])
-        >>> scale.set("a", torch.tensor(5.0), torch.tensor(2.0))
-        >>> [value.tolist() for value in scale()]
-        [[5.0, 0.0], [2.0, 1.0]]
     """
 
     mean: Tensor

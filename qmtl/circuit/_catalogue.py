@@ -144,11 +144,6 @@ def circuit_to_dict(circuit: HeadCircuit) -> dict[str, Any]:
 
     Raises:
         InvalidInputError: if a part is not a dataclass, or JSON cannot hold the value of a field.
-
-    Example:
-        >>> description = circuit_to_dict(HeadCircuit([Task.binary("a")]))
-        >>> description["ansatz"], description["wires_per_task"]
-        ({'type': 'RotationAnsatz', 'n_layers': 2, 'entangler': 'cz_ring'}, {'a': 2})
     """
     names = list(circuit.registers)
     blocks = {name: circuit.ansatz(name) for name in names}
@@ -308,10 +303,6 @@ def design_from_toml(source: str | Path, *, custom: Classes = NO_CLASSES) -> Des
 
     Raises:
         InvalidInputError: if the design cannot be read, or a key, type or value does not fit.
-
-    Example:
-        >>> design_from_toml(to_toml(load_design("iqp"))) == load_design("iqp")
-        True
     """
     if isinstance(source, str):
         return _read(source, "design", custom)

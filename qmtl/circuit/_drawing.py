@@ -109,17 +109,6 @@ def draw_text(
 
     Raises:
         InvalidInputError: if `max_wires` or `max_width` is less than 1.
-
-    Example:
-        >>> from qmtl.tasks import Task
-        >>> circuit = HeadCircuit([Task.binary("a"), Task.binary("b")])
-        >>> print(draw_text(circuit, max_wires=1, max_width=40))
-        a 0: ─RY(x[0])─RZ(encoding[0])─●───●─…
-        <BLANKLINE>
-        a 0: …─RY(x[0])─●───●─RZ(a[0])─…
-        <BLANKLINE>
-        a 0: …─RY(a[2])─●─RZ(a[4])─RY(a[5])─⟨Z⟩
-        … and 3 more wires
     """
     for name, most in (("max_wires", max_wires), ("max_width", max_width)):
         if most is not None:

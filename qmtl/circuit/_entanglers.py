@@ -59,10 +59,6 @@ def entangler_edges(name: str, n: int) -> list[Edge]:
 
     Raises:
         InvalidInputError: for an unknown name.
-
-    Example:
-        >>> entangler_edges("cz_ring", 6)
-        [(0, 1), (2, 3), (4, 5), (1, 2), (3, 4), (5, 0)]
     """
     if name not in ENTANGLERS:
         raise unknown_name("entangler", name, ENTANGLERS)

@@ -344,10 +344,6 @@ class PauliString:
 
     Attributes:
         factors: one letter, I or Z, for each wire of the register, in order.
-
-    Example:
-        >>> PauliString("ZI").signs()
-        (1, 1, -1, -1)
     """
 
     factors: str

@@ -242,7 +242,6 @@ class AdaptedText(Described, TaskEncoder):
         return taken / taken.sum(dim=-1, keepdim=True)
 
     def extra_loss(self) -> Tensor | None:
-        """Return a penalty on unequal use of the inventory's adapters; None if it has no weight."""
         if not self.adapters.balance:
             return None
         size = self.adapters.inventory
@@ -265,7 +264,6 @@ class AdaptedText(Described, TaskEncoder):
         return grown
 
     def to_dict(self) -> dict[str, Any]:
-        """Return a JSON-able description without parameters."""
         return super().to_dict() | {
             "columns": {name: list(own) for name, own in self.columns.items()},
             "files": self._files,

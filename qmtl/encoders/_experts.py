@@ -231,11 +231,9 @@ class Experts(TaskEncoder):
         return collapsed(self.utilisation(inputs), self.gate.sees, chosen)
 
     def start_epoch(self, progress: float) -> None:
-        """Give the gates the progress of training."""
         self.gate.start_epoch(progress)
 
     def extra_loss(self) -> Tensor | None:
-        """Return the term that the gates add to the losses."""
         return self.gate.extra_loss()
 
     def train_new_tasks(self) -> None:
@@ -243,7 +241,6 @@ class Experts(TaskEncoder):
         self.gate.train()
 
     def undecayed(self) -> list[nn.Parameter]:
-        """Return the parameters of gates to exclude from weight decay."""
         return self.gate.undecayed()
 
     def task_parameters(self) -> dict[nn.Parameter, tuple[str, ...]]:
@@ -295,7 +292,6 @@ class Experts(TaskEncoder):
 
     @classmethod
     def from_dict(cls, description: Mapping[str, Any]) -> Self:
-        """Return the encoder that `to_dict` described, with fresh parameters."""
         known = known_encoders()
         options = {name: description[name] for name in ("gate", "k", "entropy", "rank", "owners")}
         experts = [known[one["type"]].from_dict(one) for one in description["experts"]]

@@ -295,13 +295,11 @@ class Fusion(Described):
         ]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return a JSON-able description without parameters."""
         # Pairs keep the order of modalities, which is the order of the input columns.
         return super().to_dict() | {"widths": [list(pair) for pair in self.widths.items()]}
 
     @classmethod
     def from_dict(cls, description: Mapping[str, Any]) -> Self:
-        """Return the encoder that `to_dict` described, with fresh parameters."""
         return super().from_dict({**description, "widths": dict(description["widths"])})
 
 

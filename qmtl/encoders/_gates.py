@@ -155,7 +155,6 @@ class SelectGate(Gate):
         return self.weights()[tasks][None]
 
     def open(self) -> Tensor:
-        """Return which experts each task has chosen or can still choose, bool (tasks, experts)."""
         return self.weights().detach() != 0
 
     def start_epoch(self, progress: float) -> None:

@@ -125,7 +125,6 @@ class MLP(Described):
 
     @classmethod
     def from_dict(cls, description: Mapping[str, Any]) -> Self:
-        """Return the encoder that `to_dict` described, with fresh parameters."""
         options = {k: description[k] for k in ("out_features", "activation", "dropout")}
         # Models saved before this option existed have no entry for it.
         options["standardise"] = description.get("standardise", False)
@@ -167,7 +166,6 @@ class MLPSection(_MLPKeys, EncoderSection):
     type: Literal["MLP"] = "MLP"
 
     def build(self, given: EncoderInputs) -> nn.Module:
-        """Return the MLP for inputs (N, width)."""
         options = self.model_dump(exclude={"type", "hidden"})
         width = flat_width(self.type, given.inputs)
         encoder = MLP(width, *self.hidden, out_features=given.n_features, **options)

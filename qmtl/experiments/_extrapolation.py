@@ -80,7 +80,6 @@ class ExtrapolatedSimulator(Simulator):
         weights: Tensor,
         tasks: Sequence[str] | None = None,
     ) -> Tensor:
-        """Return the tasks' extrapolated outputs side by side, shape (batch, outputs)."""
         found = [one.values(circuit, angles, weights, tasks) for one in self.simulators.values()]
         floors: list[float] = []
         for task in circuit.registers if tasks is None else tasks:

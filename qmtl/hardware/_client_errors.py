@@ -51,11 +51,6 @@ def ask(doing: str, function: Callable[[], T], secrets: Secrets = tuple) -> T:
         function: the function to call.
         secrets: function that returns further secrets to hide, besides those of the environment and
             of saved accounts. A list would show them among the local variables in a traceback.
-
-    Example:
-        >>> ask("counting", lambda: 1 / 0)
-        Traceback (most recent call last):
-        qmtl.errors.HardwareError: counting: ZeroDivisionError: division by zero
     """
     try:
         with _discreet(secrets):

@@ -4,32 +4,20 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal, get_args
 
+import torch
 from pydantic import BeforeValidator, Field
 
 from qmtl._sections import Section, Seed
 from qmtl.circuit import Encoding, HeadCircuit, without_blocks, without_entanglers
 from qmtl.errors import InvalidInputError, check_integer, unknown_name
 from qmtl.heads._extended import ExtendedHead
-from qmtl.heads._gated import GatedHead, common_circuit, n_gates
+from qmtl.heads._gated import GatedHead, common_circuit
 from qmtl.heads._head import Head
-from qmtl.heads._hyper import HyperHead, hyper_count
-from qmtl.heads._linear import (
-    LinearHead,
-    LocalLinearHead,
-    cone_columns,
-    linear_count,
-    local_linear_count,
-    register_columns,
-)
-from qmtl.heads._low_rank import LowRankLinearHead, closest_low_rank, low_rank_count
-from qmtl.heads._mixture import MixtureHead, mixture_count
-from qmtl.heads._peers import (
-    SharedVQCHead,
-    VQCPerTaskHead,
-    shared_circuit,
-    shared_vqc_count,
-    vqc_per_task_count,
-)
+from qmtl.heads._hyper import HyperHead
+from qmtl.heads._linear import LinearHead, LocalLinearHead
+from qmtl.heads._low_rank import LowRankLinearHead
+from qmtl.heads._mixture import MixtureHead
+from qmtl.heads._peers import SharedVQCHead, VQCPerTaskHead
 from qmtl.heads._quantum import QuantumHead
 from qmtl.simulators import Simulator
 
@@ -205,7 +193,7 @@ def head_parameters(
     *,
     trainable: bool = True,
 ) -> int:
-    """Return the number of parameters of `build_head`'s head, without building it.
+    """Return the number of parameters of `build_head`'s head.
 
     Args:
         head_type: one of `HEAD_TYPES`.
@@ -220,70 +208,26 @@ def head_parameters(
         >>> {kind: head_parameters(kind, circuit) for kind in ("quantum", "linear", "low-rank")}
         {'quantum': 144, 'linear': 528, 'low-rank': 144}
     """
-    if head_type not in _BUILDERS:
-        raise unknown_name("head type", head_type, HEAD_TYPES)
-    options = options or HeadOptions()
-    common = common_circuit(circuit) if options.gates else None
-    if common is not None:
-        plain = replace(options, gates=False)
-        parts = [
-            head_parameters(head_type, c, plain, trainable=trainable) for c in (circuit, common)
-        ]
-        return sum(parts) + n_gates(circuit.tasks)
-    tasks, width = circuit.tasks, circuit.n_features
-    counts: dict[HeadType, Callable[[], int]] = {
-        "quantum": lambda: circuit.count_parameters().total,
-        "linear": lambda: linear_count(tasks, width),
-        "local-register": lambda: local_linear_count(tasks, register_columns(circuit)),
-        "local-cone": lambda: local_linear_count(tasks, cone_columns(circuit)),
-        "low-rank": lambda: _low_rank_count(circuit, options),
-        "fixed-width": lambda: linear_count(tasks, options.width),
-        "vqc-per-task": lambda: vqc_per_task_count(circuit),
-        "shared-vqc": lambda: shared_vqc_count(tasks, _shared_circuit(circuit, options)),
-        "quantum-no-block": lambda: without_blocks(circuit).count_parameters().total,
-        "quantum-frozen": lambda: (
-            circuit.count_parameters().scales if trainable else circuit.count_parameters().total
-        ),
-        "quantum-no-entangler": lambda: circuit.count_parameters().total,
-        "mixture": lambda: mixture_count(circuit, options.inventory),
-        "hyper": lambda: hyper_count(circuit, options.token),
-    }
-    return counts[head_type]()
+    with torch.device("meta"):  # without values
+        head = build_head(head_type, circuit, replace(options or HeadOptions(), seed=0))
+    return sum(p.numel() for p in head.parameters() if p.requires_grad or not trainable)
 
 
 def _quantum(circuit: HeadCircuit, options: HeadOptions, *, frozen: bool = False) -> QuantumHead:
     return QuantumHead(circuit, **options.of_circuits, frozen=frozen)
 
 
-def _rank(circuit: HeadCircuit, options: HeadOptions) -> tuple[int, bool]:
-    """Return the rank of a low-rank head, and whether it has a bias."""
-    if options.rank is not None:
-        return options.rank, True
-    budget = circuit.count_parameters().total
-    return closest_low_rank(circuit.tasks, circuit.n_features, budget)
-
-
 def _low_rank(circuit: HeadCircuit, options: HeadOptions) -> LowRankLinearHead:
-    rank, bias = _rank(circuit, options)
-    tasks, width = circuit.tasks, circuit.n_features
-    return LowRankLinearHead(tasks, width, rank, bias=bias, seed=options.seed)
-
-
-def _low_rank_count(circuit: HeadCircuit, options: HeadOptions) -> int:
-    rank, bias = _rank(circuit, options)
-    return low_rank_count(circuit.tasks, circuit.n_features, rank, bias=bias)
-
-
-def _shared_circuit(circuit: HeadCircuit, options: HeadOptions) -> HeadCircuit:
-    """Return a circuit for all tasks: the head's encoding, and its first task's block."""
-    n_wires = _wires_for(options.width, circuit.encoding)
-    return shared_circuit(n_wires, circuit.encoding, circuit.ansatz(circuit.tasks[0].name))
+    if options.rank is None:
+        return LowRankLinearHead.matching(circuit, seed=options.seed)
+    return LowRankLinearHead(circuit.tasks, circuit.n_features, options.rank, seed=options.seed)
 
 
 def _shared_vqc(circuit: HeadCircuit, options: HeadOptions) -> SharedVQCHead:
-    shared = _shared_circuit(circuit, options)
-    parts = shared.n_wires, shared.encoding, shared.ansatz(shared.tasks[0].name)
-    return SharedVQCHead(circuit.tasks, *parts, **options.of_circuits)
+    """Return a head with one circuit: the given one's encoding, and its first task's block."""
+    n_wires = _wires_for(options.width, circuit.encoding)
+    ansatz = circuit.ansatz(circuit.tasks[0].name)
+    return SharedVQCHead(circuit.tasks, n_wires, circuit.encoding, ansatz, **options.of_circuits)
 
 
 def _wires_for(width: int, encoding: Encoding) -> int:

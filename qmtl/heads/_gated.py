@@ -139,13 +139,7 @@ def common_tasks(tasks: Sequence[Task]) -> list[Task]:
 
 
 def common_circuit(circuit: HeadCircuit) -> HeadCircuit | None:
-    """Return a circuit for `common_tasks`, built as the first task of each kind; None for no task.
-
-    Example:
-        >>> circuit = HeadCircuit([Task.binary(f"t{i}") for i in range(16)])
-        >>> common_circuit(circuit).n_wires
-        2
-    """
+    """Return a circuit for `common_tasks`, as for the first task of each kind; None for no task."""
     tasks = common_tasks(circuit.tasks)
     if not tasks:
         return None
@@ -161,16 +155,6 @@ def common_circuit(circuit: HeadCircuit) -> HeadCircuit | None:
         n_wires=None if partitioned else circuit.n_wires,
         readouts={name: circuit.registers[member].readout for name, member in first.items()},
     )
-
-
-def n_gates(tasks: Sequence[Task]) -> int:
-    """Return how many tasks have a gate.
-
-    Example:
-        >>> n_gates([Task.binary("a"), Task.binary("b"), Task.regression("c")])
-        2
-    """
-    return sum(len(_members(common, tasks)) for common in common_tasks(tasks))
 
 
 def _members(common: Task, tasks: Sequence[Task]) -> list[str]:

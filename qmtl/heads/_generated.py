@@ -15,14 +15,7 @@ BlockShape = tuple[Gate, ...]
 
 
 def block_shapes(circuit: HeadCircuit) -> dict[BlockShape, list[str]]:
-    """Group the tasks whose blocks have the same gates, so that their weights correspond.
-
-    Example:
-        >>> from qmtl import Task
-        >>> circuit = HeadCircuit([Task.binary("a"), Task.multiclass("b", 8), Task.regression("c")])
-        >>> list(block_shapes(circuit).values())
-        [['a', 'c'], ['b']]
-    """
+    """Group the tasks whose blocks have the same gates, so that their weights correspond."""
     known: dict[tuple[int, ...], BlockShape] = {}
     found: dict[BlockShape, list[str]] = {}
     for name, register in circuit.registers.items():

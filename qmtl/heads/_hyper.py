@@ -87,7 +87,6 @@ class HyperBlocks(GeneratedBlocks):
         self._start = [starting_angles(circuit, names[0], initial) for names in self.members]
 
     def made(self, shape: int, vectors: Tensor) -> Tensor:
-        """Return the weights of blocks of one shape, (tasks, weights), from tokens (tasks, d)."""
         parts = self.network.split([size.numel() for size in self._layers])
         weight, bias, out, offset = (
             part.view(size) for part, size in zip(parts, self._layers, strict=True)
@@ -155,15 +154,3 @@ class HyperHead(QuantumHead):
 
     def _make_blocks(self, seed: int, initial: str) -> HyperBlocks:
         return HyperBlocks(self.circuit, self.token, self.hidden, seed, initial)
-
-
-def hyper_count(circuit: HeadCircuit, token: int, hidden: int = 8) -> int:
-    """Return the number of parameters of a `HyperHead`.
-
-    Example:
-        >>> from qmtl import Task
-        >>> hyper_count(HeadCircuit([Task.binary(f"t{i}") for i in range(16)]), 2)
-        257
-    """
-    network = hidden * (N_FEATURES + token + 2) + 1
-    return circuit.n_encoding_weights + network + len(circuit.tasks) * (token + 1)

@@ -26,10 +26,6 @@ def drawn_seed(seed: int | None) -> int:
 
     Raises:
         InvalidInputError: if the seed is neither an integer nor None.
-
-    Example:
-        >>> drawn_seed(3)
-        3
     """
     if seed is None:
         return int(torch.randint(2**31, (), device="cpu"))
@@ -46,12 +42,7 @@ def _generator(seed: int, name: str) -> torch.Generator:
 def circuit_weights(
     seed: int, name: str, size: int, std: float = INITIAL_STD["encoding"]
 ) -> Tensor:
-    """Draw flat weights from N(0, std²) for the part with this name.
-
-    Example:
-        >>> circuit_weights(0, "task cola", 6, INITIAL_STD["block"]).shape
-        torch.Size([6])
-    """
+    """Draw flat weights from N(0, std²) for the part with this name."""
     drawn = torch.randn(size, generator=_generator(seed, name), device="cpu") * std
     return drawn.to(torch.get_default_device())
 
@@ -108,13 +99,7 @@ def starting_angles(
     start: str,
     known: dict[tuple[int, ...], Tensor] | None = None,
 ) -> Tensor:
-    """Return the means of a block's initial weights (float64, on the CPU); see `block_weights`.
-
-    Example:
-        >>> from qmtl.tasks import Task
-        >>> starting_angles(HeadCircuit([Task.binary("cola")]), "cola", "equator")
-        tensor([0.0000, 0.0000, 0.0000, 0.0000, 0.0000, 1.5708], dtype=torch.float64)
-    """
+    """Return the means of a block's initial weights (float64, on the CPU); see `block_weights`."""
     if start not in STARTS:
         raise unknown_name("initial", start, STARTS)
     ansatz, register = circuit.ansatz(task), circuit.register(task)
@@ -159,13 +144,7 @@ def _last_turns(ansatz: Ansatz, n_wires: int, read: tuple[int, ...]) -> list[int
 def linear_weights(
     seed: int, name: str, in_features: int, out_features: int
 ) -> tuple[Tensor, Tensor]:
-    """Draw weight and bias of a linear layer from U(±1/√in_features), as torch does.
-
-    Example:
-        >>> same = [linear_weights(0, "task cola", 4, 1)[0] for _ in range(2)]
-        >>> torch.equal(*same)
-        True
-    """
+    """Draw weight and bias of a linear layer from U(±1/√in_features), as torch does."""
     generator, bound = _generator(seed, name), 1 / math.sqrt(in_features)
     weight = torch.empty(out_features, in_features, device="cpu")
     bias = torch.empty(out_features, device="cpu")

@@ -225,7 +225,6 @@ class LocalLinearHead(Head):
         return cls(circuit.tasks, circuit.n_features, cone_columns(circuit), seed=seed)
 
     def task_columns(self) -> dict[str, tuple[int, ...]] | None:
-        """Return each task's columns, if no two tasks use the same column."""
         return _partition(self.columns, self.n_features)
 
     def _joined(self, features: Tensor, names: tuple[str, ...] | None) -> Tensor:
@@ -234,16 +233,6 @@ class LocalLinearHead(Head):
             return self.layers.of_tasks(own)
         logits: Tensor = self.layers(features)
         return logits
-
-
-def linear_count(tasks: Sequence[Task], n_features: int) -> int:
-    """Count parameters of dense linear heads: O · (n_features + 1) for O outputs."""
-    return sum(task.n_outputs for task in tasks) * (n_features + 1)
-
-
-def local_linear_count(tasks: Sequence[Task], columns: Mapping[str, Sequence[int]]) -> int:
-    """Count parameters of local linear heads: per output, one weight per feature and a bias."""
-    return sum(task.n_outputs * (len(columns[task.name]) + 1) for task in tasks)
 
 
 def register_columns(circuit: HeadCircuit) -> dict[str, list[int]]:

@@ -118,11 +118,6 @@ def closest_low_rank(tasks: Sequence[Task], n_features: int, budget: int) -> tup
 
     Raises:
         InvalidInputError: for a budget below 1.
-
-    Example:
-        >>> tasks = [Task.binary(f"t{i}") for i in range(16)]
-        >>> closest_low_rank(tasks, 32, 144), closest_low_rank(tasks, 32, 16 * 33)
-        ((3, False), (11, False))
     """
     if budget < 1:
         raise InvalidInputError(f"budget must be at least 1 parameter, got {budget}")

@@ -47,19 +47,13 @@ class MixtureBlocks(GeneratedBlocks):
         self.inventory = nn.Parameter(joined, requires_grad=len(joined) > 0)
 
     def made(self, shape: int, vectors: Tensor) -> Tensor:
-        """Return the weights of blocks of one shape, (tasks, weights), from vectors (tasks, S)."""
         parts = self.inventory.split([self.size * n for n in self.n_weights])
         weights: Tensor = coefficients(vectors) @ parts[shape].view(self.size, -1)
         return weights
 
 
 def coefficients(vectors: Tensor) -> Tensor:
-    """Return coefficients that sum to one in each row, (tasks, S).
-
-    Example:
-        >>> coefficients(torch.tensor([[1.0, 0.0], [3.0, 3.0]])).tolist()
-        [[1.0, 0.0], [0.5, 0.5]]
-    """
+    """Return coefficients that sum to one in each row, (tasks, S)."""
     return vectors - vectors.mean(dim=1, keepdim=True) + 1 / vectors.shape[1]
 
 
@@ -117,15 +111,3 @@ class MixtureHead(QuantumHead):
 
     def _make_blocks(self, seed: int, initial: str) -> MixtureBlocks:
         return MixtureBlocks(self.circuit, self.inventory, seed, initial)
-
-
-def mixture_count(circuit: HeadCircuit, inventory: int) -> int:
-    """Return the number of parameters of a `MixtureHead`.
-
-    Example:
-        >>> from qmtl import Task
-        >>> mixture_count(HeadCircuit([Task.binary(f"t{i}") for i in range(16)]), 2)
-        92
-    """
-    blocks = sum(circuit.n_weights(names[0]) for names in block_shapes(circuit).values())
-    return circuit.n_encoding_weights + inventory * blocks + len(circuit.tasks) * (inventory + 1)

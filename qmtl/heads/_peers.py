@@ -16,7 +16,7 @@ from qmtl.heads._initial import (
     drawn_seed,
     linear_weights,
 )
-from qmtl.heads._linear import DenseLayers, LocalLayers, linear_count
+from qmtl.heads._linear import DenseLayers, LocalLayers
 from qmtl.heads._task_rows import TaskRows
 from qmtl.simulators import ANGLE_MAPS, Simulator, simulator_from_dict
 from qmtl.tasks import Task
@@ -175,12 +175,7 @@ class SharedVQCHead(CircuitHead):
 def shared_circuit(
     n_wires: int, encoding: Encoding | None = None, ansatz: Ansatz | None = None
 ) -> HeadCircuit:
-    """Return the circuit of a `SharedVQCHead`: one register with all wires read.
-
-    Example:
-        >>> shared_circuit(4).count_parameters().circuit
-        20
-    """
+    """Return the circuit of a `SharedVQCHead`: one register with all wires read."""
     n_wires = check_integer("n_wires", n_wires)
     return HeadCircuit(
         # This task reads all wires; the linear layers compute the real tasks' outputs.
@@ -190,22 +185,6 @@ def shared_circuit(
         wires_per_task=n_wires,
         readouts={MEASURED: ExpectationZ(n_wires)},
     )
-
-
-def vqc_per_task_count(circuit: HeadCircuit) -> int:
-    """Count parameters of `VQCPerTaskHead`: each task's encoding, block, and layer on k wires."""
-    total = 0
-    for name, register in circuit.registers.items():
-        k = len(register.wires)
-        total += circuit.encoding.n_weights(k)
-        total += circuit.ansatz(name).n_weights(k, range(k))
-        total += register.task.n_outputs * (k + 1)
-    return total
-
-
-def shared_vqc_count(tasks: Sequence[Task], circuit: HeadCircuit) -> int:
-    """Count parameters of `SharedVQCHead`: the circuit's, and a layer on n wires per task."""
-    return circuit.count_parameters().circuit + linear_count(tasks, circuit.n_wires)
 
 
 def _cut_apart(circuit: HeadCircuit) -> HeadCircuit:

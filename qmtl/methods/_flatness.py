@@ -48,7 +48,6 @@ class _TaskSharpness(Method):
         self._random: list[Tensor] = []
 
     def change_batch(self, batch: Batch, step: Step) -> Batch:
-        """Remember the state of the random generators at the start of the batch."""
         device = batch.inputs.device
         self._random = [torch.get_rng_state()]
         if device.type == "cuda":

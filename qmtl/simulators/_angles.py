@@ -57,13 +57,7 @@ class Columns(NamedTuple):
 
 
 def angle_columns(angles: Sequence[Angle], owners: Mapping[str, slice] | None = None) -> Columns:
-    """Return the columns of some angles; `owners`, if given, holds each owner's slice of weights.
-
-    Example:
-        >>> features, weights, constants = angle_columns([Angle((3,)), Angle(weight=2)])
-        >>> features.tolist(), weights.tolist(), constants.tolist()
-        ([[3], [-1]], [-1, 2], [1.0, 1.0])
-    """
+    """Return the columns of some angles; `owners` may hold each owner's slice of the weights."""
     factors = max((len(angle.features) for angle in angles), default=0)
     starts = {owner: own.start for owner, own in (owners or {}).items()}
     features = np.full((len(angles), factors), -1, np.int64)

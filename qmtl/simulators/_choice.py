@@ -27,15 +27,6 @@ def choose_plan(circuit: HeadCircuit, tasks: Sequence[str], plan: Plan) -> Plan:
 
     One cone for all is only possible if all tasks depend on the same parameters of the encoding:
     otherwise rounding would give a task gradients that must be exactly zero.
-
-    Example:
-        >>> from qmtl import AngleEncoding, HeadCircuit, Task
-        >>> dense = AngleEncoding(entangler="all_to_all")
-        >>> circuit = HeadCircuit([Task.binary(f"t{i}") for i in range(6)], dense)
-        >>> tasks = list(circuit.registers)
-        >>> (group,) = choose_plan(circuit, tasks, build_plan(circuit, tasks)).groups
-        >>> group.n_members, group.amplitudes
-        (1, 4096)
     """
     if not _may_join(circuit, plan):
         return plan

@@ -102,12 +102,6 @@ def run_items(run: Callable[..., None], n_items: int, operations: float, *argume
         n_items: number of items.
         operations: approximate number of floating-point operations for all items.
         *arguments: further arguments of each call.
-
-    Example:
-        >>> done = []
-        >>> run_items(lambda first, last, out: out.extend(range(first, last)), 3, 1e3, done)
-        >>> done
-        [0, 1, 2]
     """
     threads = n_threads(n_items, operations)
     if threads == 1:

@@ -108,7 +108,6 @@ class LightConeSimulator(Simulator):
         angle_map: str = "narrow",
         tasks: Sequence[str] | None = None,
     ) -> Tensor:
-        """Return the tasks' logits side by side, in one node of the graph; see `Simulator`."""
         if is_dynamo_compiling():
             from qmtl._uncompiled import uncompiled
 

@@ -75,14 +75,7 @@ class Contraction(NamedTuple):
 def contractions(
     ops: tuple[Op, ...], strings: tuple[int, ...], n_wires: int, *, are_apart: bool
 ) -> tuple[Contraction, ...]:
-    """Return one contraction for all Z-strings, or one for each string if that is less work.
-
-    Example:
-        >>> ops = (Op("RY", (0,), 0), Op("CZ", (0, 1), None))
-        >>> (one,) = contractions(ops, (0b1,), 2, are_apart=False)
-        >>> one.start, one.largest  # only Z of wire 0 is ever looked at
-        (((3,), (0,)), 1)
-    """
+    """Return one contraction for all Z-strings, or one for each string if that is less work."""
     together = (_contraction(ops, strings, n_wires),)
     if not are_apart or len(strings) == 1:
         return together

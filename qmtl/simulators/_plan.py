@@ -153,13 +153,6 @@ def build_plan(
         chain: the tasks that run as matrix products.
         joint: whether all tasks share one state.
         builder: table builder that already holds other angles of the plan.
-
-    Example:
-        >>> from qmtl.tasks import Task
-        >>> circuit = HeadCircuit([Task.binary(f"t{i}") for i in range(8)])
-        >>> plan = build_plan(circuit, list(circuit.registers))
-        >>> len(plan.groups), plan.groups[0].wires.shape
-        (1, (8, 6))
     """
     builder = builder or TableBuilder()
     columns = output_columns(circuit, tasks)

@@ -104,7 +104,6 @@ class ShotSimulator(Simulator):
         weights: Tensor,
         tasks: Sequence[str] | None = None,
     ) -> Tensor:
-        """Return the tasks' outputs from shots side by side, shape (batch, outputs)."""
         chosen = check_angles(circuit, angles, tasks)
         check_weights(circuit, weights, angles)
         if self.gradient == "exact":

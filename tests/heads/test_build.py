@@ -27,11 +27,10 @@ def numel(parameters, trainable=False):
 
 
 class TestCounts:
-    @pytest.mark.parametrize("n_tasks", [1, 2, 3, 7, 32])
     @pytest.mark.parametrize("circuit", CIRCUITS)
     @pytest.mark.parametrize("kind", HEAD_TYPES)
-    def test_closed_form(self, kind, circuit, n_tasks):
-        built = CIRCUITS[circuit](mixed_tasks(n_tasks))
+    def test_all_and_trained(self, kind, circuit):
+        built = CIRCUITS[circuit](mixed_tasks(3))
         for options in (HeadOptions(), HeadOptions(width=4, rank=2)):
             head = build_head(kind, built, options)
             whole = head_parameters(kind, built, options, trainable=False)

@@ -77,7 +77,6 @@ class AmplitudeEngine(Engine):
     def pull_back(
         self, inputs: Inputs, kept: Any, gradients: Array, by_sampled: Array, by_fixed: Array
     ) -> None:
-        """Add the gradients of the cones that have an output with a gradient."""
         from qmtl.simulators._kernels import add_at
 
         # NaN counts as a gradient that is not zero, so that it reaches the result.
@@ -109,7 +108,6 @@ class AmplitudeEngine(Engine):
         return self._torch.torch_values(sampled, fixed)
 
     def step_bytes(self, samples: int, itemsize: int) -> int:
-        """Estimate the bytes of a training step from the sizes of this engine's arrays."""
         size, tile = self.size, _tile(samples, self.size, itemsize)
         padded = -(-samples // tile) * tile
         states = 2 * len(self.cones) * self.states_each * size * padded

@@ -96,7 +96,6 @@ class PauliEngine(Engine):
     def pull_back(
         self, inputs: Inputs, kept: Any, gradients: Array, by_sampled: Array, by_fixed: Array
     ) -> None:
-        """Add the gradients of the cones that have an output with a gradient."""
         walk, run_items, n_threads, add_at = self._kernels
         lanes, programs, constants = self._tables(gradients.dtype)
         index = self._index
@@ -154,7 +153,6 @@ class PauliEngine(Engine):
         return int(angles + slopes + tiles + outputs) * itemsize
 
     def step_operations(self, samples: int) -> int:
-        """Count the floating-point operations of a training step."""
         return self._operations + samples * self._per_sample
 
 

@@ -63,12 +63,6 @@ class Polynomials:
         """Evaluate the polynomials by torch operations, for any broadcastable angles.
 
         If there are no angles, the results have the type and device of `like`.
-
-        Example:
-            >>> builder = Builder(1)
-            >>> square = builder.combine((cosine(0), cosine(0)))
-            >>> builder.finish([square]).evaluate([torch.tensor(0.0)], like=torch.zeros(1))
-            [tensor(1.)]
         """
         one = torch.ones_like(angles[0]) if angles else like.new_ones(())
         registers = [one]
