@@ -70,6 +70,15 @@ def separate_encodings(circuit: HeadCircuit) -> tuple[tuple[int, ...], Encoding]
     return (circuit.n_wires,), encoding
 
 
+def larger_model(model: Any, encoder: nn.Module, head: nn.Module) -> Any:
+    """Return a model of these parts, with the columns and target scales of a smaller one."""
+    larger = type(model)(encoder, head)
+    larger.columns = model.columns
+    for name in model.scale.regressions:
+        larger.set_target_scale(name, *model.target_scale([name]))
+    return larger.to(next(model.head.parameters())).train(model.training)
+
+
 def grown_head(head: nn.Module, task: Task, seed: int | None, **register: Any) -> Head:
     """Return a head with one more task; the other tasks keep the parameters of the given head.
 

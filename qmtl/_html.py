@@ -1,4 +1,4 @@
-"""HTML for notebooks and reports: panels of facts, tables and drawings, and templates."""
+"""Texts and HTML for notebooks and reports: numbers in words, panels, tables, templates."""
 
 # Text is escaped unless it is `Markup`, so that a task may have the name ``<b>``. Colours are those
 # of the page, light or dark. The page needs no network.
@@ -61,6 +61,43 @@ def number(value: object) -> str:
     if isinstance(value, float):
         return f"{value:z.4f}" if abs(value) < 1000 else f"{value:,.0f}"
     return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def counted(number: int, noun: str) -> str:
+    """Write a number and what it counts.
+
+    Example:
+        >>> counted(1, "task"), counted(2_000, "task")
+        ('1 task', '2,000 tasks')
+    """
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
+
+def bytes_text(number: float) -> str:
+    """Write a number of bytes to three digits.
+
+    Example:
+        >>> bytes_text(1_234_567)
+        '1.23 MB'
+    """
+    for unit in ("B", "kB", "MB", "GB", "TB", "PB"):
+        if number < 1000:
+            return f"{number:.3g} {unit}"
+        number /= 1000
+    return f"{number:.3g} EB"
+
+
+def duration_text(seconds: float) -> str:
+    """Write a time in a unit that suits it, roughly.
+
+    Example:
+        >>> duration_text(0.0123), duration_text(150), duration_text(90_000)
+        ('12 ms', '2 minutes', '25 hours')
+    """
+    for unit, length in (("days", 86_400), ("hours", 3_600), ("minutes", 60), ("s", 1)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{1e3 * seconds:.2g} ms"
 
 
 def facts(pairs: Mapping[str, object]) -> Markup:
@@ -145,7 +182,7 @@ def hardware_facts(record: Mapping[str, Any]) -> dict[str, object]:
     return found
 
 
-def rendered(name: str, **values: Any) -> str:
+def rendered(name: str, /, **values: Any) -> str:
     """Render a template of ``qmtl/experiments/templates`` with these values; HTML escapes them."""
     return _environment().get_template(name).render(**values)
 
@@ -161,12 +198,13 @@ def _environment() -> "Environment":
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"table": table, "number": number, "cell": _markdown_cell}
+    environment.filters |= {"table": table, "number": number, "counted": counted}
+    environment.filters["cell"] = _markdown_cell
     return environment
 
 
 def _markdown_cell(value: object) -> str:
-    return str(value).replace("|", "\\|").replace("\n", " ")
+    return " ".join(str(value).split()).replace("\\", "\\\\").replace("|", "\\|")
 
 
 def _class(value: object) -> Markup:

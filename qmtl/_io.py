@@ -1,4 +1,4 @@
-"""Files that are written completely or not at all (by renaming a temporary file), and tables."""
+"""Files: written completely or not at all, caches, recipes; processes; tables on the console."""
 
 import csv
 import io
@@ -10,6 +10,8 @@ import secrets
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from importlib.resources import files
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,6 +54,32 @@ def process_start(pid: int) -> float | None:
         return round(float(process.create_time() - booted), 2)
     except (psutil.NoSuchProcess, psutil.AccessDenied):
         return None
+
+
+def cache_folder(name: str) -> Path:
+    """Return the folder of one of qmtl's caches, in ``$XDG_CACHE_HOME`` or ``~/.cache``."""
+    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(root) / "qmtl" / name
+
+
+def recipe_texts() -> dict[str, str]:
+    """Return the recipes that come with the package by name, as TOML text."""
+    return _toml_texts(files("qmtl") / "experiments" / "recipes")
+
+
+def design_texts() -> dict[str, str]:
+    """Return the catalogue's circuits by name, as TOML text."""
+    installed = files("qmtl") / "circuits"
+    return _toml_texts(installed if installed.is_dir() else Path(__file__).parents[1] / "circuits")
+
+
+def _toml_texts(folder: Traversable) -> dict[str, str]:
+    entries = sorted(folder.iterdir(), key=lambda entry: entry.name) if folder.is_dir() else []
+    return {
+        entry.name.removesuffix(".toml"): entry.read_text(encoding="utf-8")
+        for entry in entries
+        if entry.name.endswith(".toml")
+    }
 
 
 def write_bytes(path: Path, content: bytes | memoryview) -> None:

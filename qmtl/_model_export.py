@@ -1,4 +1,4 @@
-"""A model as a program for inference, which runs without qmtl."""
+"""The inputs of a model, and the model as a program for inference, which runs without qmtl."""
 
 import copy
 import json
@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from qmtl._io import __version__, silenced
 from qmtl.circuit import HeadCircuit
-from qmtl.encoders import CNN
+from qmtl.data import as_samples
+from qmtl.encoders import CNN, ENCODERS
 from qmtl.errors import InvalidInputError, QmtlError, as_path, missing_extra
 from qmtl.heads import AddedVector, CircuitHead
 from qmtl.simulators import FixedCircuit, LightConeSimulator, Simulator
@@ -58,13 +59,9 @@ class _Predictor(nn.Module):
         return predictions
 
 
-def inference_copy(module: Any) -> Any:
-    """Copy an encoder or head to the CPU, in evaluation mode, so that it runs torch operations.
-
-    Raises:
-        InvalidInputError: if a head's simulator is not exact.
-    """
-    twin = copy.deepcopy(module).cpu().eval()
+def _inference_copy(model: Any) -> Any:
+    """Copy a model to the CPU, in evaluation mode, so that its heads run torch operations."""
+    twin = copy.deepcopy(model).cpu().eval()
     for part in twin.modules():
         if not isinstance(part, CircuitHead | AddedVector):
             continue
@@ -75,6 +72,39 @@ def inference_copy(module: Any) -> Any:
             )
         part.simulator = _FixedSimulator()
     return twin
+
+
+def model_samples(model: Any, inputs: Any, *, knows_columns: bool) -> Tensor:
+    """Return inputs as the model's encoder takes them; see `qmtl.MultiTaskModel.predict`."""
+    reference = next(model.parameters())
+    if model.columns is not None and model.columns.fits(inputs):
+        samples = model.columns.encode(inputs)
+        for note in model.columns.unseen_notes(inputs):
+            warnings.warn(note, UserWarning, stacklevel=5)
+    else:
+        if not knows_columns and hasattr(inputs, "columns"):
+            warnings.warn(
+                "the model does not know how the table's columns become inputs, and takes its "
+                "numbers as they are; if it was trained on a table, set model.columns = "
+                "data.columns, or load it by qmtl.load",
+                UserWarning,
+                stacklevel=5,
+            )
+        samples = as_samples(inputs)
+    if samples.is_floating_point() or isinstance(model.encoder, tuple(ENCODERS.values())):
+        return samples.to(reference)
+    return samples.to(reference.device)
+
+
+def check_samples(samples: Tensor) -> None:
+    """Raise unless inputs have samples in the first dimension, and at least one of them."""
+    if samples.ndim < 2:
+        raise InvalidInputError(
+            f"inputs must have samples in the first dimension and at least 2 dimensions, got "
+            f"shape {tuple(samples.shape)}"
+        )
+    if not len(samples):
+        raise InvalidInputError("inputs must have at least one sample, got none")
 
 
 def example_inputs(encoder: nn.Module, like: Tensor) -> Tensor:
@@ -95,13 +125,7 @@ def example_inputs(encoder: nn.Module, like: Tensor) -> Tensor:
 
 
 def export_program(model: Any, path: str | Path, inputs: Tensor) -> None:
-    """Write a model for inference; see `qmtl.MultiTaskModel.export`.
-
-    Args:
-        model: the model, with encoder and head on the CPU and in evaluation mode.
-        path: the file, ``.onnx`` or ``.pt2``.
-        inputs: example inputs, (samples, ...).
-    """
+    """Write a model for inference, with example inputs; see `qmtl.MultiTaskModel.export`."""
     target = as_path(path)
     if target.suffix not in (".onnx", ".pt2"):
         raise InvalidInputError(f"path must end in .onnx or .pt2, got {str(path)!r}")
@@ -111,8 +135,8 @@ def export_program(model: Any, path: str | Path, inputs: Tensor) -> None:
         missing = [name for name in PACKAGES if find_spec(name) is None]
         if missing:
             raise missing_extra(f"ONNX needs {' and '.join(missing)}", "onnx")
-    if not len(inputs):
-        raise InvalidInputError("inputs must have at least one sample, got none")
+    check_samples(inputs)
+    model = _inference_copy(model)
     # Two rows, because from one row torch would make a program for exactly one.
     rows = torch.cat([inputs[:1], inputs[-1:]]).cpu()
     program = _program(model, rows)

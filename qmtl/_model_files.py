@@ -1,4 +1,4 @@
-"""The files of a saved model, and the model card beside them.
+"""The files of a saved model, the model card beside them, and checks of a model's parts.
 
 ``model.json`` describes the model's parts, ``model.safetensors`` holds their weights. Neither can
 run code.
@@ -16,10 +16,11 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 from torch.nn.utils.prune import is_pruned
 
+from qmtl._html import rendered
 from qmtl._io import __version__, write_bytes, write_json
 from qmtl._target_scale import TargetScale
 from qmtl.data import TableColumns
-from qmtl.encoders import ENCODERS
+from qmtl.encoders import ENCODERS, TaskEncoder, check_tasks_of
 from qmtl.errors import (
     InvalidInputError,
     ModelFileError,
@@ -32,6 +33,27 @@ from qmtl.heads import HEADS, Head, TaskRows
 
 FORMAT = "qmtl-model"
 VERSION = 1
+
+
+def check_parts(encoder: Any, head: Any) -> None:
+    """Raise unless an encoder and a head make a model."""
+    for part, module in (("encoder", encoder), ("head", head)):
+        if not isinstance(module, nn.Module):
+            kind = type(module).__name__
+            raise InvalidInputError(f"the {part} must be a torch module, got {kind}")
+    if not (hasattr(head, "n_features") and hasattr(head, "tasks")):
+        raise InvalidInputError(
+            f"the head must have tasks and n_features, got {type(head).__name__}; write "
+            f"MultiTaskModel(encoder, head)"
+        )
+    width = getattr(encoder, "out_features", head.n_features)
+    if width != head.n_features:
+        raise InvalidInputError(
+            f"the encoder gives {width} features, the head takes {head.n_features}"
+        )
+    if isinstance(encoder, TaskEncoder):
+        own = head.task_columns() if isinstance(head, Head) else None
+        check_tasks_of(encoder, [task.name for task in head.tasks], own)
 
 
 def check_plain(part: str, module: nn.Module, what: str, *, parametrised: bool = True) -> None:
@@ -215,68 +237,18 @@ def take_types(model: nn.Module, state: Mapping[str, Tensor]) -> None:
                 tensor.data = tensor.data.to(state[key].dtype)
 
 
-HEADER = """\
----
-library_name: qmtl
-tags:
-- multi-task-learning
-- quantum-machine-learning
----
-
-# {title}
-
-An encoder (`{encoder}`, {encoder_parameters:,} parameters) and a head (`{head}`,
-{head_parameters:,} parameters) for {n_tasks} {tasks}, saved by qmtl {version}.
-
-```python
-import qmtl
-
-model = qmtl.MultiTaskModel.from_pretrained("path/to/this/folder")
-model.predict(inputs)  # task name to probabilities, or to values in the targets' units
-```
-{circuit}
-| task | kind | outputs | classes |
-|---|---|---|---|
-"""
-
-
-def model_card(
-    model: Any, *, title: str = "qmtl model", metrics: Mapping[str, Mapping[str, float]] | None
-) -> str:
+def model_card(model: Any, *, title: str, metrics: Mapping[str, Mapping[str, float]] | None) -> str:
     """Return a model card in Markdown, with the front matter that model hubs read."""
-    text = HEADER.format(
-        title=_cell(title),
-        encoder=type(model.encoder).__name__,
-        encoder_parameters=sum(p.numel() for p in model.encoder.parameters()),
-        head=type(model.head).__name__,
-        head_parameters=sum(p.numel() for p in model.head.parameters()),
-        n_tasks=len(model.tasks),
-        tasks="task" if len(model.tasks) == 1 else "tasks",
+    parts = {"encoder": model.encoder, "head": model.head}
+    return rendered(
+        "model_card.md.j2",
+        title=title,
+        tasks=model.tasks,
+        circuit=getattr(model.head, "circuit", None),
+        metrics=metrics,
         version=__version__,
-        circuit=_circuit(model.head),
+        **{
+            name: (type(part).__name__, sum(p.numel() for p in part.parameters()))
+            for name, part in parts.items()
+        },
     )
-    for task in model.tasks:
-        classes = ", ".join(map(_cell, task.class_names or ()))
-        text += f"| {_cell(task.name)} | {task.kind} | {task.n_outputs} | {classes} |\n"
-    if metrics:
-        text += "\n| task | metric | value |\n|---|---|---|\n"
-        for task_name, values in metrics.items():
-            for name, value in values.items():
-                text += f"| {_cell(task_name)} | {_cell(name)} | {value:.4f} |\n"
-    return text
-
-
-def _circuit(head: Any) -> str:
-    circuit = getattr(head, "circuit", None)
-    if circuit is None:
-        return ""
-    return (
-        f"\nThe circuit has {circuit.n_wires} wires, depth {circuit.depth} and "
-        f"{circuit.two_qubit_gates} two-qubit gates.\n"
-    )
-
-
-def _cell(text: str) -> str:
-    """Escape a text so that it neither ends a Markdown table's cell nor begins a tag."""
-    plain = " ".join(text.split()).replace("\\", "\\\\").replace("|", "\\|")
-    return plain.replace("<", "&lt;")

@@ -1,7 +1,5 @@
 """MultiTaskModel: an encoder and a head, with prediction, saving and loading."""
 
-import copy
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,11 +7,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from qmtl._calls import evaluating, seeded
-from qmtl._growth import features_for, grown_encoder, grown_head, logits_by_parts
+from qmtl._calls import evaluating
+from qmtl._growth import (
+    features_for,
+    grown_encoder,
+    grown_head,
+    larger_model,
+    logits_by_parts,
+)
 from qmtl._io import write_text
-from qmtl._model_export import example_inputs, export_program, inference_copy
+from qmtl._model_export import check_samples, example_inputs, export_program, model_samples
 from qmtl._model_files import (
+    check_parts,
     check_plain,
     described,
     model_card,
@@ -22,8 +27,8 @@ from qmtl._model_files import (
     write_model,
 )
 from qmtl._target_scale import TargetScale, join_scale, split_scale
-from qmtl.data import TableColumns, as_samples
-from qmtl.encoders import ENCODERS, TaskEncoder, check_tasks_of
+from qmtl.data import TableColumns
+from qmtl.encoders import ENCODERS
 from qmtl.errors import (
     InvalidInputError,
     ModelFileError,
@@ -60,23 +65,7 @@ class MultiTaskModel(nn.Module):
 
     def __init__(self, encoder: nn.Module, head: Any) -> None:
         super().__init__()
-        for part, module in (("encoder", encoder), ("head", head)):
-            if not isinstance(module, nn.Module):
-                kind = type(module).__name__
-                raise InvalidInputError(f"the {part} must be a torch module, got {kind}")
-        if not (hasattr(head, "n_features") and hasattr(head, "tasks")):
-            raise InvalidInputError(
-                f"the head must have tasks and n_features, got {type(head).__name__}; write "
-                f"MultiTaskModel(encoder, head)"
-            )
-        width = getattr(encoder, "out_features", head.n_features)
-        if width != head.n_features:
-            raise InvalidInputError(
-                f"the encoder gives {width} features, the head takes {head.n_features}"
-            )
-        if isinstance(encoder, TaskEncoder):
-            own = head.task_columns() if isinstance(head, Head) else None
-            check_tasks_of(encoder, [task.name for task in head.tasks], own)
+        check_parts(encoder, head)
         self.encoder: Any = encoder
         self.head: Any = head
         self._columns: TableColumns | None = None
@@ -106,17 +95,7 @@ class MultiTaskModel(nn.Module):
     def forward(
         self, inputs: Tensor, tasks: Sequence[str] | None = None, *, joined: bool = False
     ) -> Any:
-        """Return the logits of the requested tasks.
-
-        Args:
-            inputs: inputs for the encoder, whose first dimension is the batch.
-            tasks: names of the tasks; None for all.
-            joined: whether to return one tensor instead of a dictionary.
-
-        Returns:
-            A dictionary from names to (batch, n_outputs); or one tensor (batch, outputs of these
-            tasks side by side), in the requested order.
-        """
+        """Return the logits of a batch of inputs; other arguments as for `qmtl.heads.Head`."""
         features = features_for(self.encoder, self.head, inputs, tasks)
         return self.logits(features, tasks) if joined else self.head(features, tasks=tasks)
 
@@ -145,8 +124,7 @@ class MultiTaskModel(nn.Module):
     def with_simulator(self, simulator: Any) -> "MultiTaskModel":
         """Return a model that shares parameters and target scales, with another simulator.
 
-        Args:
-            simulator: a name, or a `Simulator` (noisy, with shots), as for `QuantumHead`.
+        The simulator is a name, or a `Simulator` (noisy, with shots), as for `QuantumHead`.
 
         Raises:
             InvalidInputError: if the head cannot change its simulator.
@@ -155,10 +133,8 @@ class MultiTaskModel(nn.Module):
             >>> import qmtl
             >>> circuit = qmtl.HeadCircuit([qmtl.Task.regression("price")])
             >>> model = MultiTaskModel(qmtl.encoders.Identity(2), qmtl.QuantumHead(circuit, seed=0))
-            >>> model.set_target_scale("price", torch.tensor(5e5), torch.tensor(1e5))
-            >>> other = model.with_simulator("default.qubit")
-            >>> x = torch.ones(1, 2)
-            >>> bool(torch.isclose(other.predict(x)["price"], model.predict(x)["price"]))
+            >>> found = model.with_simulator("default.qubit").predict(torch.ones(1, 2))["price"]
+            >>> bool(torch.isclose(found, model.predict(torch.ones(1, 2))["price"]))
             True
         """
         if not hasattr(self.head, "with_simulator"):
@@ -184,22 +160,19 @@ class MultiTaskModel(nn.Module):
     ) -> "MultiTaskModel":
         """Return a model with one more task; its predictions of the other tasks stay the same.
 
-        The parameters of the other tasks are copied bit for bit. With a `QuantumHead` whose tasks
-        have their own registers, `predict` gives the same numbers for them, bit for bit on a CPU
-        until the model has grown 15 times. (After that, and for logits and other heads, numbers may
-        differ by rounding, since they are computed together with other tasks.) No gate joins the
-        new task's wires with others, and its features are new outputs of the encoder's last layer.
+        The other tasks' parameters are copied bit for bit. With a `QuantumHead` whose tasks have
+        their own registers, so are their numbers from `predict`, on a CPU until the model has grown
+        15 times (after that, and for logits and other heads, up to rounding). No gate joins the new
+        task's wires with others, and its features are new outputs of the encoder's last layer.
         ``qmtl.fit(model, data, tasks=[task.name])`` then trains only what belongs to the new task.
 
         Args:
             task: the new task, which comes last.
-            encoder: an encoder with enough features for all tasks, of which the first are those of
-                the present encoder; None widens a copy of the present one, which must end in a
-                linear layer.
+            encoder: an encoder whose first features are those of the present one; None widens a
+                copy of the present one, which must end in a linear layer.
             seed: seed of the new initial weights; None draws it from torch's global generator.
-            wires: number of wires of the new task; None for its default.
-            ansatz: block of the new task; None for the default.
-            readout: readout of the new task; None for its default.
+            wires, ansatz, readout: number of wires, block and readout of the new task; None for
+                the defaults.
 
         Raises:
             InvalidInputError: for a head that cannot grow, an encoder that cannot be widened, or a
@@ -216,20 +189,12 @@ class MultiTaskModel(nn.Module):
             >>> list(found), bool(torch.isclose(found["a"], model.predict(x)["a"]))
             (['a', 'b'], True)
         """
-        register = {"wires": wires, "ansatz": ansatz, "readout": readout}
         for part, module in (("encoder", self.encoder), ("head", self.head)):
             check_plain(part, module, "grow")
-        head = grown_head(self.head, task, seed, **register)
+        head = grown_head(self.head, task, seed, wires=wires, ansatz=ansatz, readout=readout)
         if encoder is None:
             encoder = grown_encoder(self.encoder, self.head, head, seed)
-        return self._larger(encoder, head)
-
-    def _larger(self, encoder: nn.Module, head: nn.Module) -> "MultiTaskModel":
-        larger = MultiTaskModel(encoder, head)
-        larger.columns = self.columns
-        for name in self.scale.regressions:
-            larger.set_target_scale(name, *self.target_scale([name]))
-        return larger.to(next(self.head.parameters())).train(self.training)
+        return larger_model(self, encoder, head)
 
     def adapt(
         self,
@@ -242,19 +207,17 @@ class MultiTaskModel(nn.Module):
     ) -> "MultiTaskModel":
         """Return a model with one more task, learned in a second or so; no other output changes.
 
-        The encoder and the circuit do not change. Cross-validation chooses the method;
-        ``model.head.notes[new_task.name]`` records it and the scores. Some methods fit a linear
-        layer on expectation values of the trained circuit (all Z-strings of its registers): by
-        ridge regression with leave-one-out strength, by logistic regression, or by SMART's spectral
-        transfer, which needs fewest labels. Others train a block for the new task, or a vector if
-        the head computes its blocks (`MixtureHead`, `HyperHead`). To train the new outputs together
-        with the others, use `with_task` and `qmtl.fit`.
+        The encoder and the circuit do not change. ``ridge``, ``logistic`` and ``smart`` (spectral
+        transfer, which needs fewest labels) fit a linear layer on all Z-strings of the trained
+        circuit's registers. ``block`` trains a block for the new task, ``vector`` a vector if the
+        head computes its blocks (`MixtureHead`, `HyperHead`). Cross-validation chooses among them;
+        ``model.head.notes[new_task.name]`` has the choice and the scores. To train the new outputs
+        together with the others, use `with_task` and `qmtl.fit`.
 
         Args:
             new_task: the new task, which comes last.
             data: a pair of inputs, as `predict` takes them, and labels; or `MultiTaskData` with a
-                task of that name, of which the train and validation rows are used, with the weights
-                that they have there.
+                task of that name, of which the train and validation rows and weights are used.
             sample_weight: weight of each row of a pair; None for 1 each.
             methods: the methods to choose from.
             seed: seed of the folds and of initial weights.
@@ -276,25 +239,12 @@ class MultiTaskModel(nn.Module):
             >>> larger.head.notes["b"]["rows"], list(larger.predict(x))
             (60, ['a', 'b'])
         """
-        from qmtl.adaptation import adapted_to
+        from qmtl.adaptation import adapted
 
-        options: dict[str, Any] = {"methods": methods, "seed": seed}
-        head, scale, rows = adapted_to(self, new_task, data, sample_weight, **options)
-        larger = self._larger(copy.deepcopy(self.encoder), head)
-        if scale is not None:
-            larger.set_target_scale(new_task.name, *scale)
-        self._check_same(larger, rows[:256])
+        larger: MultiTaskModel = adapted(
+            self, new_task, data, sample_weight, methods=methods, seed=seed
+        )
         return larger
-
-    def _check_same(self, larger: "MultiTaskModel", inputs: Tensor) -> None:
-        """Raise if a larger model gives different outputs for this model's tasks."""
-        found = []
-        for model in (self, larger):
-            with seeded(0):
-                found.append(model.predict(inputs, [task.name for task in self.tasks]))
-        for name, values in found[0].items():
-            if not torch.equal(values, found[1][name]):
-                raise QmtlError(f"the outputs of task {name!r} changed when a task was added")
 
     def set_target_scale(self, task: str, mean: Tensor | float, std: Tensor | float) -> None:
         """Set a regression task's target mean and deviation; see `TargetScale.set` for errors."""
@@ -355,53 +305,24 @@ class MultiTaskModel(nn.Module):
         """
         names = None if tasks is None else chosen_tasks(tasks, [task.name for task in self.tasks])
         samples = self.as_samples(inputs)
-        if samples.ndim < 2:
-            raise InvalidInputError(
-                f"inputs must have samples in the first dimension and at least 2 dimensions, got "
-                f"shape {tuple(samples.shape)}"
-            )
-        if not len(samples):
-            raise InvalidInputError("inputs must have at least one sample, got none")
-        batch_size = check_integer("batch_size", batch_size)
+        check_samples(samples)
         parts = []
         with evaluating(self):
-            for chunk in samples.split(batch_size):
+            for chunk in samples.split(check_integer("batch_size", batch_size)):
                 logits = logits_by_parts(self.encoder, self.head, chunk, names)
                 parts.append(self.predictions(self(chunk, names) if logits is None else logits))
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
     @torch.no_grad()
     def features(self, inputs: Any, *, batch_size: int = 256) -> Tensor:
-        """Return the encoder's features in evaluation mode, (batch, n_features).
-
-        Args:
-            inputs: inputs as for `predict`.
-            batch_size: number of samples at a time.
-        """
+        """Return features in evaluation mode, (batch, n_features); arguments as for `predict`."""
         samples = self.as_samples(inputs)
         with evaluating(self):
             return torch.cat([self.encoder(chunk) for chunk in samples.split(batch_size)])
 
     def as_samples(self, inputs: Any) -> Tensor:
         """Return inputs as the encoder takes them; see `predict`, which does this by itself."""
-        reference = next(self.parameters())
-        if self.columns is not None and self.columns.fits(inputs):
-            samples = self.columns.encode(inputs)
-            for note in self.columns.unseen_notes(inputs):
-                warnings.warn(note, UserWarning, stacklevel=4)
-        else:
-            if not self._knows_columns and hasattr(inputs, "columns"):
-                warnings.warn(
-                    "the model does not know how the table's columns become inputs, and takes its "
-                    "numbers as they are; if it was trained on a table, set model.columns = "
-                    "data.columns, or load it by qmtl.load",
-                    UserWarning,
-                    stacklevel=4,
-                )
-            samples = as_samples(inputs)
-        if samples.is_floating_point() or isinstance(self.encoder, tuple(ENCODERS.values())):
-            return samples.to(reference)
-        return samples.to(reference.device)
+        return model_samples(self, inputs, knows_columns=self._knows_columns)
 
     def save(self, path: str | Path) -> None:
         """Write the model to a folder: ``model.safetensors`` and ``model.json``.
@@ -445,13 +366,9 @@ class MultiTaskModel(nn.Module):
         """Write the model for inference, from inputs to predictions, which runs without qmtl.
 
         The circuit is written as real matrices that contain the trained weights; `load` cannot read
-        such a file. Predictions are those of `predict`: one output per task, with its name, float64
-        for regressions and the model's type for others. The number of rows is free. The file also
-        holds the tasks, the classes and the shape of the inputs, as JSON.
-
-        Inputs are those of the encoder, not a table's own columns: standardised numbers and
-        categories of 0 and 1, as from `TableColumns.encode`. If the model was trained on a table,
-        the JSON holds the columns' means, deviations and categories as ``columns``.
+        such a file. There is one output per task, with its name: what `predict` returns, for any
+        number of rows. Inputs are those of the encoder, as from `TableColumns.encode`. The file
+        holds tasks, classes, the shape of the inputs, and a table's ``columns``, as JSON.
 
         A ``.onnx`` file runs in onnxruntime and others; the input is named ``inputs``, and the JSON
         is the model's metadata ``qmtl``. A ``.pt2`` file runs by
@@ -463,8 +380,7 @@ class MultiTaskModel(nn.Module):
                 ``in_features``, and for qmtl's CNN.
 
         Raises:
-            CircuitTooLargeError: if the matrices are too large: for more than 1,024 tasks on cones
-                of six wires, or two on cones of eleven; see `qmtl.simulators.FixedCircuit`.
+            CircuitTooLargeError: if the matrices are too large; see `qmtl.simulators.FixedCircuit`.
             InvalidInputError: for an encoder that torch cannot export, a simulator that is not
                 exact, or another suffix.
             MissingDependencyError: if onnx or onnxscript are not installed.
@@ -484,9 +400,7 @@ class MultiTaskModel(nn.Module):
             samples = example_inputs(self.encoder, next(self.parameters()))
         else:
             samples = self.as_samples(inputs)
-        twin = MultiTaskModel(inference_copy(self.encoder), inference_copy(self.head))
-        twin.scale, twin.columns = copy.deepcopy(self.scale).cpu(), self.columns
-        export_program(twin.eval(), path, samples)
+        export_program(self, path, samples)
 
     @classmethod
     def from_pretrained(

@@ -21,7 +21,7 @@ import qmtl
 
 ROOT = Path(qmtl.__file__).parent
 
-BASE = {"_calls", "_html", "_io", "_sections", "_uncompiled", "_words"}
+BASE = {"_calls", "_html", "_io", "_sections", "_uncompiled"}
 BASE |= {"errors", "plotting", "tasks"}
 MODEL = BASE | {"data", "circuit", "simulators", "pennylane", "noise", "heads", "encoders"}
 MODEL |= {"model", "adaptation", "_growth", "_target_scale", "_model_export"}
@@ -35,7 +35,6 @@ MAY_IMPORT = {
     "_html": set(),
     "_sections": {"errors"},
     "_uncompiled": set(),
-    "_words": set(),
     "plotting": {"errors", "_io"},
     "tasks": {"errors"},
     "data": BASE | {"encoders"},
@@ -46,12 +45,13 @@ MAY_IMPORT = {
     "heads": BASE | {"circuit", "simulators", "pennylane"},
     "encoders": BASE,
     "adaptation": BASE
-    | {"circuit", "simulators", "heads", "data", "encoders", "_model_files", "_target_scale"},
+    | {"circuit", "simulators", "heads", "data", "encoders", "_model_files", "_target_scale"}
+    | {"_growth"},
     "_calls": set(),
     "model": MODEL,
     "_growth": BASE | {"circuit", "simulators", "heads", "encoders"},
     "_target_scale": BASE | {"heads"},
-    "_model_export": BASE | {"circuit", "simulators", "heads", "encoders"},
+    "_model_export": BASE | {"circuit", "simulators", "heads", "encoders", "data"},
     "_model_files": BASE | {"data", "heads", "encoders", "_target_scale"},
     "methods": METHODS,
     "training": TRAINING,

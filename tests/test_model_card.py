@@ -57,7 +57,8 @@ def test_the_card_is_markdown_whatever_the_names_are():
     assert "# My model" in body
     assert "two-qubit gates" in body
     linear = qmtl.LinearHead([qmtl.Task.binary("a")], 2, seed=0)
-    card = model_card(qmtl.MultiTaskModel(qmtl.encoders.Identity(2), linear), metrics=None)
+    model = qmtl.MultiTaskModel(qmtl.encoders.Identity(2), linear)
+    card = model_card(model, title="one", metrics=None)
     assert "for 1 task, saved" in card
     assert "two-qubit" not in card
 

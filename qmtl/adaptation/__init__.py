@@ -2,5 +2,5 @@
 
 from qmtl.adaptation._adapt import METHODS as METHODS
 from qmtl.adaptation._adapt import Adapted as Adapted
+from qmtl.adaptation._adapt import adapted as adapted
 from qmtl.adaptation._adapt import adapted_head as adapted_head
-from qmtl.adaptation._model import adapted_to as adapted_to

@@ -6,11 +6,10 @@ import tomllib
 import types
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
-from importlib.resources import files
-from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from qmtl._io import design_texts
 from qmtl.circuit._ansatz import ANSATZE, Ansatz
 from qmtl.circuit._encodings import ENCODINGS, Encoding, RegisterEncoding
 from qmtl.circuit._head_circuit import HeadCircuit
@@ -261,11 +260,6 @@ class Design:
         )
 
 
-def _folder() -> Traversable:
-    installed = files("qmtl") / "circuits"
-    return installed if installed.is_dir() else Path(__file__).parents[2] / "circuits"
-
-
 def list_designs() -> list[str]:
     """Return the names of the catalogue's designs, sorted.
 
@@ -273,9 +267,7 @@ def list_designs() -> list[str]:
         >>> "cz-ring" in list_designs()
         True
     """
-    folder = _folder()
-    entries = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
-    return sorted(name.removesuffix(".toml") for name in entries if name.endswith(".toml"))
+    return list(design_texts())
 
 
 def load_design(name_or_path: str | Path, *, custom: Classes = NO_CLASSES) -> Design:
@@ -291,11 +283,10 @@ def load_design(name_or_path: str | Path, *, custom: Classes = NO_CLASSES) -> De
     path, text = as_path(name_or_path, "name_or_path"), str(name_or_path)
     if isinstance(name_or_path, Path) or text.endswith(".toml") or "/" in text or "\\" in text:
         return design_from_toml(path, custom=custom)
-    known = list_designs()
+    known = design_texts()
     if text not in known:
         raise unknown_name("circuit", text, known)
-    source = (_folder() / f"{text}.toml").read_text(encoding="utf-8")
-    return _read(source, f"circuit {text!r}", custom)
+    return _read(known[text], f"circuit {text!r}", custom)
 
 
 def design_from_toml(source: str | Path, *, custom: Classes = NO_CLASSES) -> Design:

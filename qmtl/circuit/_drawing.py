@@ -8,8 +8,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from qmtl._html import drawing, facts, table
-from qmtl._words import counted
+from qmtl._html import counted, drawing, facts, table
 from qmtl.circuit._gates import Angle, Gate
 from qmtl.circuit._head_circuit import HeadCircuit, check_circuit
 from qmtl.circuit._readout import Register

@@ -5,7 +5,6 @@
 import shlex
 import sys
 from collections.abc import Sequence
-from importlib.resources import files
 from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from typer import Argument, Option
 
 from qmtl._html import listed
+from qmtl._io import design_texts, recipe_texts
 from qmtl.errors import InvalidInputError, UnclearKindError, nearest
 
 if TYPE_CHECKING:
@@ -68,23 +68,9 @@ def complete_recipe(incomplete: str) -> list[str]:
     return [name for name in recipe_texts() if name.startswith(incomplete)]
 
 
-def recipe_texts() -> dict[str, str]:
-    """Return the built-in recipes by name, as TOML text."""
-    folder = files("qmtl") / "experiments" / "recipes"
-    entries = sorted(folder.iterdir(), key=lambda entry: entry.name)
-    return {
-        entry.name.removesuffix(".toml"): entry.read_text(encoding="utf-8")
-        for entry in entries
-        if entry.name.endswith(".toml")
-    }
-
-
 def complete_design(incomplete: str) -> list[str]:
     """Complete the names of the catalogue's designs."""
-    installed = files("qmtl") / "circuits"
-    folder = installed if installed.is_dir() else Path(__file__).parents[2] / "circuits"
-    names = [entry.name for entry in folder.iterdir() if entry.name.endswith(".toml")]
-    return sorted(name.removesuffix(".toml") for name in names if name.startswith(incomplete))
+    return [name for name in design_texts() if name.startswith(incomplete)]
 
 
 def complete_head(incomplete: str) -> list[str]:

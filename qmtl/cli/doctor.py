@@ -12,8 +12,8 @@ from pathlib import Path
 
 import typer
 
+from qmtl._html import counted
 from qmtl._io import __version__
-from qmtl._words import counted
 
 # Numbers of tasks and rows of the steps that are timed.
 SIZES = ((5, 32), (128, 256))

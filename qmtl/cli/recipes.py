@@ -6,68 +6,28 @@ import shlex
 import warnings
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Option
 
-from qmtl._io import print_table
+from qmtl._html import rendered
+from qmtl._io import print_table, recipe_texts
 from qmtl.cli._options import (
     Delimiter,
     complete_recipe,
     label_task,
     path_argument,
     path_option,
-    recipe_texts,
 )
 from qmtl.cli._output import check_out, write_out
 from qmtl.errors import InvalidInputError, UnclearKindError, unknown_name
 
 if TYPE_CHECKING:
-    from qmtl.data import LabelTable, MultiTaskData
+    from qmtl.data import LabelTable
     from qmtl.tasks import Task
 
 # Most columns that the recipe lists.
 MOST = 40
-TEXT = """\
-# Recipe of {table}: {rows} rows, {columns} columns. Train it with: qmtl train {recipe}
-# Lines that begin with # are comments; the keys in them show defaults.
-name = {name}
-
-[data]
-source = "csv"
-path = {path}
-{delimiter}
-# Columns that are neither targets nor inputs.
-# ignore = []
-# Inputs; by default all other columns:
-{inputs}# Fractions of train, validation and test, and the seed of the split.
-# splits = [0.7, 0.15, 0.15]
-# seed = {data_seed}
-
-# What to predict, with the kind of each column: binary, multiclass or regression.
-[data.targets]
-{targets}
-[encoder]
-type = "MLP"
-# hidden = {hidden}
-
-[head]
-# Others: {heads}
-type = "quantum"
-
-[circuit]
-# A design of qmtl circuits list, or a file.
-design = "cz-ring"
-
-[training]
-# seed = {training_seed}
-# Without max_epochs there are about 7·rows^¾ steps.
-# Without batch_size a step has 32 rows, or more with more than 16,384 training rows.
-# batch_size = {batch_size}
-# learning_rate = {learning_rate}
-# How the tasks' losses are combined: a scalarizer, or an aggregator such as "upgrad".
-# scalarizer = "mean"
-"""
 
 
 def recipes(
@@ -126,6 +86,8 @@ def init(
     qmtl init table.csv --target price --target grade=multiclass --out mine.toml
     """
     from qmtl.data import LabelTable, from_csv
+    from qmtl.experiments import recipe_from
+    from qmtl.heads import HEAD_TYPES
 
     path = Path(f"{table.stem}.toml") if out is None else out
     check_out(path)
@@ -169,30 +131,37 @@ def init(
             lines.append(f"# {_target_line(name, task, task.kind)}")
         elif isinstance(task, UnclearKindError) and len(task.kinds) > 1:
             kind, *more = task.kinds
-            line = _target_line(name, task, kind).rstrip()
-            lines.append(f"# {line}  # or {' or '.join(more)}\n")
+            line = _target_line(name, task, kind)
+            lines.append(f"# {line}  # or {' or '.join(more)}")
     if len(names) > MOST:
-        lines.append(f"# … {len(names):,} columns in all\n")
+        lines.append(f"# … {len(names):,} columns in all")
     # Use a path relative to the recipe, so that both files can move together.
     near = table.resolve().is_relative_to(path.resolve().parent)
     where = table.resolve().relative_to(path.resolve().parent) if near else table.resolve()
-    write_out(
-        path,
-        TEXT.format(
-            table=_comment(table.name),
-            rows=f"{len(labels):,}",
-            columns=f"{len(names):,}",
-            recipe=_comment(shlex.quote(str(path))),
-            name=json.dumps(_plain(table.stem)),
-            path=json.dumps(where.as_posix(), ensure_ascii=False),
-            delimiter="# delimiter, decimal and encoding are detected unless they are given."
-            if delimiter is None
-            else f"delimiter = {json.dumps(delimiter)}",
-            inputs=_inputs(data),
-            targets="".join(lines),
-            **_defaults(),
-        ),
+    columns = data.columns
+    assert columns is not None
+    recipe = rendered(
+        "init.toml.j2",
+        table=table.name,
+        rows=len(labels),
+        columns=len(names),
+        recipe=shlex.quote(str(path)),
+        name=json.dumps(_plain(table.stem)),
+        path=json.dumps(where.as_posix(), ensure_ascii=False),
+        delimiter=None if delimiter is None else json.dumps(delimiter),
+        inputs={
+            "numbers": [name for name, *_ in columns.numeric],
+            "dates": [name for name, *_ in columns.dates],
+            "categories": [f"{name} ({len(found)})" for name, found in columns.categorical],
+        },
+        most=MOST,
+        notes=data.notes,
+        targets=lines,
+        heads=HEAD_TYPES,
+        defaults=recipe_from({"data": {"source": "digits"}}),
+        comment=_comment,
     )
+    write_out(path, f"{recipe}\n")
 
 
 def _given(target: list[str], labels: "LabelTable", table: Path) -> dict[str, str]:
@@ -228,41 +197,7 @@ def _target_line(
         about = ": ".join(part for part in (count, ", ".join(names[:6]) + more) if part)
         about = "; ".join(part for part in (about, more_about) if part)
     key = name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else json.dumps(name, ensure_ascii=False)
-    return f"{key} = {json.dumps(kind)}{f'  # {_comment(about)}' if about else ''}\n"
-
-
-def _inputs(data: "MultiTaskData") -> str:
-    columns = data.columns
-    assert columns is not None
-    parts = {
-        "numbers": [name for name, *_ in columns.numeric],
-        "dates": [name for name, *_ in columns.dates],
-        "categories": [f"{name} ({len(found)})" for name, found in columns.categorical],
-    }
-    lines = [
-        f"#   {what}: {_comment(', '.join(names[:MOST]))}{', …' if len(names) > MOST else ''}\n"
-        for what, names in parts.items()
-        if names
-    ]
-    lines += [f"#   {_comment(note)}\n" for note in data.notes]
-    return "".join(lines)
-
-
-def _defaults() -> dict[str, Any]:
-    from qmtl.encoders import MLPSection
-    from qmtl.experiments import Recipe
-    from qmtl.heads import HEAD_TYPES
-
-    recipe = Recipe.model_validate({"data": {"source": "digits"}})
-    training = recipe.training
-    return {
-        "hidden": MLPSection().hidden,
-        "heads": ", ".join(name for name in HEAD_TYPES if name != "quantum"),
-        "data_seed": recipe.data.seed,
-        "training_seed": training.seed,
-        "batch_size": training.batch_for(0),
-        "learning_rate": training.learning_rate,
-    }
+    return f"{key} = {json.dumps(kind)}{f'  # {_comment(about)}' if about else ''}"
 
 
 def _comment(text: str) -> str:

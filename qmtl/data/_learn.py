@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from qmtl._words import counted
+from qmtl._html import counted
 from qmtl.data._cells import (
     FEW,
     column_dates,

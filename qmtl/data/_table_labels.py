@@ -1,7 +1,8 @@
-"""Columns of a table as labels: their numbers or texts, and the task that they make."""
+"""Columns of a table as labels: which ones, their numbers or texts, and the task they make."""
 
 import contextlib
-from collections.abc import Sequence
+import fnmatch
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from os import PathLike
 from typing import TYPE_CHECKING, Any
@@ -17,12 +18,15 @@ from qmtl.data._cells import (
     text_values,
     typing_errors,
 )
-from qmtl.data._csv import TextTable
-from qmtl.errors import InvalidInputError
+from qmtl.data._csv import TextTable, is_nameless
+from qmtl.errors import InvalidInputError, unknown_name
 from qmtl.tasks import Task, check_varied, infer_task
 
 if TYPE_CHECKING:
     import pandas as pd
+
+Wanted = tuple[tuple[str, ...], Task | str | None]  # columns of a task, and the task or its kind
+Targets = str | Task | Sequence[Task | str] | Mapping[str, str | Task | None]
 
 
 class LabelTable:
@@ -130,3 +134,60 @@ def targets_of(task: Task, values: np.ndarray, rows: Sequence[Any]) -> Tensor:
             codes, distinct = pd.factorize(values, use_na_sentinel=False)
             return task.to_targets(distinct)[torch.from_numpy(codes)]
     return task.to_targets(values, rows=rows)  # an error names the row
+
+
+def wanted_columns(header: Sequence[str], targets: Targets, roles: Iterable[str]) -> list[Wanted]:
+    """Return the target columns; patterns do not match columns with one of the given roles."""
+    if isinstance(targets, str | Task):
+        targets = [targets]
+    if not isinstance(targets, Iterable):
+        raise InvalidInputError(
+            f"targets: expected tasks, column names or a dict of kinds, got {targets!r}"
+        )
+    if isinstance(targets, Mapping):
+        pairs = list(targets.items())
+    else:
+        pairs = [(t.name, t) if isinstance(t, Task) else (t, None) for t in targets]
+    if not pairs:
+        raise InvalidInputError("targets: expected at least one column, got none")
+    named = {name for name, _ in pairs if name in header} | {*roles}
+    found: list[Wanted] = []
+    for name, wanted in pairs:
+        if isinstance(wanted, Task):
+            if wanted.name != name:
+                raise InvalidInputError(
+                    f"targets: the key '{name}' holds a task named '{wanted.name}'; use one name"
+                )
+            found.append((_label_columns(wanted, header), wanted))
+        elif name in header:
+            found.append(((name,), wanted))
+        elif isinstance(name, str) and any(mark in name for mark in "*?["):
+            free = [c for c in header if c not in named and not is_nameless(c)]
+            columns = [c for c in free if fnmatch.fnmatchcase(c, name)]
+            if not columns:
+                raise InvalidInputError(
+                    f"targets: no column fits the pattern {name!r}; the columns are "
+                    f"{', '.join(free[:20])}{', ...' if len(free) > 20 else ''}"
+                )
+            named.update(columns)
+            found += [((column,), wanted) for column in columns]
+        else:
+            raise unknown_name("target column", name, header)
+    return found
+
+
+def _label_columns(task: Task, header: Sequence[str]) -> tuple[str, ...]:
+    """Return the columns of the task's labels: the one with its name, or one for each class."""
+    several = task.kind in ("multilabel", "regression") and task.n_outputs > 1
+    columns: tuple[str, ...] = (task.name,)
+    if task.class_names and (several or (task.kind == "multilabel" and task.name not in header)):
+        columns = task.class_names
+    elif several:
+        raise InvalidInputError(
+            f"targets: task '{task.name}' has {task.n_outputs} outputs; name their columns in its "
+            f"class_names"
+        )
+    for column in columns:
+        if column not in header:
+            raise unknown_name("target column", column, header)
+    return columns

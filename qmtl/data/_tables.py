@@ -1,6 +1,5 @@
 """Data sets from tables: `from_frame` from a data frame, `from_csv` from a file."""
 
-import fnmatch
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,7 +24,14 @@ from qmtl.data._csv import TextTable, is_nameless, local_path
 from qmtl.data._dataset import DataSection, MultiTaskData, Split
 from qmtl.data._learn import learn_columns
 from qmtl.data._splits import SPLITS, among_kept, check_count, choose_rows, label_codes
-from qmtl.data._table_labels import label_values, targets_of, task_of
+from qmtl.data._table_labels import (
+    Targets,
+    Wanted,
+    label_values,
+    targets_of,
+    task_of,
+    wanted_columns,
+)
 from qmtl.errors import InvalidInputError, unknown_name
 from qmtl.tasks import Task, check_tasks, check_varied
 
@@ -33,9 +39,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FIRST_ROW = 2  # the first row under the header, counted as in an editor
-
-_Wanted = tuple[tuple[str, ...], Task | str | None]  # columns of a task, and the task or its kind
-Targets = str | Task | Sequence[Task | str] | Mapping[str, str | Task | None]
 
 _SPLIT_WORDS = {"train": "train", "training": "train", "validation": "validation",
                 "val": "validation", "valid": "validation", "dev": "validation",
@@ -179,11 +182,10 @@ def from_frame(
         (3, ('no', 'yes'), ('size', 'colour'))
     """
     options = _Options(
-        targets, inputs, ignore, splits, seed, split_column, group_column, max_categories, name,
-        weights,
-    )  # fmt: skip
+        inputs, ignore, splits, seed, split_column, group_column, max_categories, name, weights
+    )
     table = _named(table)
-    wanted = _wanted(list(table.columns), options)
+    wanted = wanted_columns(list(table.columns), targets, options.roles)
     return _data(table, wanted, np.arange(len(table)), None, options)
 
 
@@ -228,12 +230,12 @@ def from_csv(
         (3, ('no', 'yes'), ('size', 'colour'))
     """
     try:
+        name = local_path(path).stem
         options = _Options(
-            targets, inputs, ignore, splits, seed, split_column, group_column, max_categories,
-            local_path(path).stem, weights,
-        )  # fmt: skip
+            inputs, ignore, splits, seed, split_column, group_column, max_categories, name, weights
+        )
         file = TextTable(path, delimiter, decimal, encoding)
-        wanted = _wanted(file.header, options)
+        wanted = wanted_columns(file.header, targets, options.roles)
         texts = {column for columns, _ in wanted for column in columns}
         texts |= {name for name in (split_column, group_column) if name is not None}
         unused = () if options.inputs is None else set(file.header) - set(options.inputs)
@@ -254,7 +256,6 @@ def from_csv(
 class _Options:
     """The arguments that `from_frame` and `from_csv` share, checked."""
 
-    targets: Targets
     inputs: Sequence[str] | None
     ignore: Sequence[str]
     splits: Sequence[float] | Mapping[str, Any]
@@ -278,6 +279,11 @@ class _Options:
         object.__setattr__(self, "ignore", self.ignore or [])
 
     @property
+    def roles(self) -> set[str]:
+        """The columns that a pattern of targets must not match."""
+        return {*self.special.values(), *self.ignore}
+
+    @property
     def special(self) -> dict[str, str]:
         """The columns with a role of their own, keyed by the argument that names them."""
         names = ("split_column", "group_column", "weights")
@@ -286,7 +292,7 @@ class _Options:
 
 def _data(
     table: "pd.DataFrame",
-    wanted: Sequence[_Wanted],
+    wanted: Sequence[Wanted],
     numbers: np.ndarray,
     decimal: str | None,
     options: _Options,
@@ -365,64 +371,6 @@ def _named(table: "pd.DataFrame") -> "pd.DataFrame":
         name = next(name for name in names if names.count(name) > 1)
         raise InvalidInputError(f"table: the column name {name!r} appears twice")
     return table.set_axis(names, axis=1)
-
-
-def _wanted(header: Sequence[str], options: _Options) -> list[_Wanted]:
-    targets = options.targets
-    if isinstance(targets, str | Task):
-        targets = [targets]
-    if not isinstance(targets, Iterable):
-        raise InvalidInputError(
-            f"targets: expected tasks, column names or a dict of kinds, got {targets!r}"
-        )
-    if isinstance(targets, Mapping):
-        pairs = list(targets.items())
-    else:
-        pairs = [(t.name, t) if isinstance(t, Task) else (t, None) for t in targets]
-    if not pairs:
-        raise InvalidInputError("targets: expected at least one column, got none")
-    named = {name for name, _ in pairs if name in header} | {*options.special.values()}
-    named |= {*options.ignore}
-    found: list[_Wanted] = []
-    for name, wanted in pairs:
-        if isinstance(wanted, Task):
-            if wanted.name != name:
-                raise InvalidInputError(
-                    f"targets: the key '{name}' holds a task named '{wanted.name}'; use one name"
-                )
-            found.append((_label_columns(wanted, header), wanted))
-        elif name in header:
-            found.append(((name,), wanted))
-        elif isinstance(name, str) and any(mark in name for mark in "*?["):
-            free = [c for c in header if c not in named and not is_nameless(c)]
-            columns = [c for c in free if fnmatch.fnmatchcase(c, name)]
-            if not columns:
-                raise InvalidInputError(
-                    f"targets: no column fits the pattern {name!r}; the columns are "
-                    f"{', '.join(free[:20])}{', ...' if len(free) > 20 else ''}"
-                )
-            named.update(columns)
-            found += [((column,), wanted) for column in columns]
-        else:
-            raise unknown_name("target column", name, header)
-    return found
-
-
-def _label_columns(task: Task, header: Sequence[str]) -> tuple[str, ...]:
-    """Return the columns of the task's labels: the one with its name, or one for each class."""
-    several = task.kind in ("multilabel", "regression") and task.n_outputs > 1
-    columns: tuple[str, ...] = (task.name,)
-    if task.class_names and (several or (task.kind == "multilabel" and task.name not in header)):
-        columns = task.class_names
-    elif several:
-        raise InvalidInputError(
-            f"targets: task '{task.name}' has {task.n_outputs} outputs; name their columns in its "
-            f"class_names"
-        )
-    for column in columns:
-        if column not in header:
-            raise unknown_name("target column", column, header)
-    return columns
 
 
 def _input_names(header: list[str], options: _Options, taken: dict[str, str]) -> list[str]:

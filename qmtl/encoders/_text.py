@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from qmtl._io import cache_folder
 from qmtl.errors import (
     InvalidInputError,
     MissingDependencyError,
@@ -26,12 +26,6 @@ WAIT = 120.0  # seconds to wait until another process has written a batch
 KEYS_PER_QUERY = 500  # old versions of SQLite allow at most 999
 
 Vectors = npt.NDArray[np.float32]
-
-
-def user_cache_folder() -> Path:
-    """Return the default folder of cached embeddings, in ``$XDG_CACHE_HOME`` or ``~/.cache``."""
-    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(root) / "qmtl" / "embeddings"
 
 
 def files_digest(folder: Path) -> str:
@@ -126,7 +120,7 @@ class TextEmbedding:
 
     Args:
         model: folder of a model, or its name on the Hugging Face hub.
-        cache: True for `user_cache_folder`, a folder of your own, or None or False for no cache.
+        cache: True for the user's cache folder, a folder of your own, or None or False for none.
         batch_size: number of texts embedded (and written) at a time.
         max_length: largest number of tokens read from a text; None for the model's limit, which is
             256 for the default model.
@@ -167,7 +161,7 @@ class TextEmbedding:
         self.model = str(model)
         self.cache_folder: Path | None = None
         if cache is not None and cache is not False:
-            given = user_cache_folder() if cache is True else Path(cache)
+            given = cache_folder("embeddings") if cache is True else Path(cache)
             self.cache_folder = given.expanduser()
         self.batch_size, self.max_length = batch_size, max_length
         self.device, self.revision, self.progress = device, revision, progress

@@ -4,7 +4,6 @@ import codecs
 import shlex
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,6 +16,7 @@ from pydantic import (
     model_validator,
 )
 
+from qmtl._io import recipe_texts
 from qmtl._sections import RecipePath, Section, Seed, absolute_if_there, explain
 from qmtl.circuit import list_designs
 from qmtl.data import AnyDataSection
@@ -28,7 +28,6 @@ from qmtl.training import LoggingSection, TrainingSettings
 
 SEED_KEYS = ("data.seed", "encoder.seed", "head.seed", "training.seed")
 TABLES = (".csv", ".tsv", ".tab")
-BUILT_IN = resources.files("qmtl.experiments") / "recipes"
 SINGLE_TASK: Literal["single-task"] = "single-task"
 RivalType = Literal[HeadType, "single-task"]
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -287,8 +286,7 @@ def built_in_recipes() -> list[str]:
         >>> "digits" in built_in_recipes()
         True
     """
-    names = (file.name for file in BUILT_IN.iterdir())
-    return sorted(name.removesuffix(".toml") for name in names if name.endswith(".toml"))
+    return list(recipe_texts())
 
 
 def read_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
@@ -319,11 +317,10 @@ def read_recipe(name_or_path: str | Path, overrides: Sequence[str] = ()) -> Reci
             raise RecipeError(f"recipe {path}: there is no such file{near_paths(path)}") from None
         except (OSError, UnicodeDecodeError) as error:
             raise RecipeError(f"recipe {path} cannot be read: {error}") from None
-    elif str(name_or_path) in built_in_recipes():
-        text = (BUILT_IN / f"{name_or_path}.toml").read_text()
+    elif str(name_or_path) in (built_in := recipe_texts()):
+        text = built_in[str(name_or_path)]
     else:
-        names = built_in_recipes()
-        raise unknown_name("recipe (or path to a .toml file)", str(name_or_path), names)
+        raise unknown_name("recipe (or path to a .toml file)", str(name_or_path), built_in)
     try:
         content = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:

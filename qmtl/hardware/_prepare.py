@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
+from qmtl._io import cache_folder
 from qmtl.errors import CircuitTooLargeError, HardwareBudgetError
 from qmtl.hardware._backends import Backend, open_backend
 from qmtl.hardware._local import execution, twirled
@@ -25,7 +26,6 @@ from qmtl.hardware._qiskit import QiskitHeadCircuit, active_qubits, cone_circuit
 from qmtl.hardware._settings import HardwareSettings
 from qmtl.hardware._transpile import (
     Transpiled,
-    cache_folder,
     estimated_success,
     scheduled,
     transpiled,
@@ -89,7 +89,7 @@ def prepare_head(run: HeadRun, backend: Backend, settings: HardwareSettings) -> 
     """Prepare a run of a head circuit with its weights and angles; see `prepare`."""
     check_run(run, backend, settings)
     heads = head_circuits(run)
-    layout, cache = settings.layout, cache_folder() if settings.cache else None
+    layout, cache = settings.layout, cache_folder("transpiled") if settings.cache else None
     native = [transpiled(h.circuit, backend, read_wires(run, h), layout, cache) for h in heads]
     measured = [found.circuit for found in native]
     circuits, values, decoding = make_payload(run, heads, measured, backend, settings)

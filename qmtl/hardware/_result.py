@@ -9,9 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from qmtl._html import MOST_ROWS, facts, hardware_facts, panel, table
+from qmtl._html import MOST_ROWS, counted, facts, hardware_facts, panel, table
 from qmtl._io import write_csv, write_json
-from qmtl._words import counted
 from qmtl.errors import InvalidInputError
 from qmtl.hardware._decode import Decoded, PubData, decode, exact_logits, raw_from_bytes
 from qmtl.hardware._ledger import Ledger

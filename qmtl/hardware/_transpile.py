@@ -1,7 +1,6 @@
 """Transpilation of a head circuit to a device's gates and to its best qubits by calibration."""
 
 import io
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import permutations
@@ -168,12 +167,6 @@ class Transpiled:
     layout: tuple[int, ...]
     # Number of swaps that routing added.
     swaps: int
-
-
-def cache_folder() -> Path:
-    """Return the folder of transpiled circuits, in ``$XDG_CACHE_HOME`` or ``~/.cache``."""
-    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(root) / "qmtl" / "transpiled"
 
 
 def transpiled(

@@ -17,8 +17,6 @@ from qmtl.heads._gated import GatedHead as GatedHead
 from qmtl.heads._gated import common_tasks as common_tasks
 from qmtl.heads._head import CircuitHead as CircuitHead
 from qmtl.heads._head import Head as Head
-from qmtl.heads._hyper import HyperHead as HyperHead
-from qmtl.heads._hyper import place_features as place_features
 from qmtl.heads._initial import INITIAL_STD as INITIAL_STD
 from qmtl.heads._initial import block_weights as block_weights
 from qmtl.heads._linear import LinearHead as LinearHead
@@ -27,10 +25,12 @@ from qmtl.heads._linear import cone_columns as cone_columns
 from qmtl.heads._linear import register_columns as register_columns
 from qmtl.heads._linear import task_columns as task_columns
 from qmtl.heads._low_rank import LowRankLinearHead as LowRankLinearHead
-from qmtl.heads._mixture import MixtureHead as MixtureHead
 from qmtl.heads._peers import SharedVQCHead as SharedVQCHead
 from qmtl.heads._peers import VQCPerTaskHead as VQCPerTaskHead
 from qmtl.heads._quantum import QuantumHead as QuantumHead
+from qmtl.heads._shared_blocks import HyperHead as HyperHead
+from qmtl.heads._shared_blocks import MixtureHead as MixtureHead
+from qmtl.heads._shared_blocks import place_features as place_features
 from qmtl.heads._task_rows import Loading as Loading
 from qmtl.heads._task_rows import TaskRows as TaskRows
 from qmtl.heads._task_rows import escaped as escaped

@@ -13,12 +13,11 @@ from qmtl.errors import InvalidInputError, check_integer, unknown_name
 from qmtl.heads._extended import ExtendedHead
 from qmtl.heads._gated import GatedHead, common_circuit
 from qmtl.heads._head import Head
-from qmtl.heads._hyper import HyperHead
 from qmtl.heads._linear import LinearHead, LocalLinearHead
 from qmtl.heads._low_rank import LowRankLinearHead
-from qmtl.heads._mixture import MixtureHead
 from qmtl.heads._peers import SharedVQCHead, VQCPerTaskHead
 from qmtl.heads._quantum import QuantumHead
+from qmtl.heads._shared_blocks import HyperHead, MixtureHead
 from qmtl.simulators import Simulator
 
 HeadType = Literal[

@@ -7,7 +7,7 @@ import pennylane as qml
 import torch
 from torch import Tensor
 
-from qmtl._words import bytes_text
+from qmtl._html import bytes_text
 from qmtl.circuit import HeadCircuit, Register, task_strings
 from qmtl.errors import CircuitTooLargeError, InvalidInputError, unknown_name
 from qmtl.simulators import Simulator, check_angles, check_weights, memory_limit, weights_by_name

@@ -17,6 +17,7 @@ from qmtl.simulators._contract import (
     check_finite,
     check_weights,
     joined_weights,
+    memory_limit,
     output_layout,
     to_logits,
     weights_by_name,
@@ -24,7 +25,6 @@ from qmtl.simulators._contract import (
 from qmtl.simulators._explain import Explanation
 from qmtl.simulators._fixed import FixedCircuit
 from qmtl.simulators._lightcone import LightConeSimulator
-from qmtl.simulators._memory import memory_limit
 from qmtl.simulators._noisy import NoisySimulator, native_size, native_values
 from qmtl.simulators._parameter_shift import ShiftPlan, shift_plan, shifted_values
 from qmtl.simulators._shots import Estimate, ShotSimulator

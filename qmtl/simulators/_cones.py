@@ -28,7 +28,7 @@ from qmtl.circuit import (
 )
 from qmtl.errors import CircuitTooLargeError
 from qmtl.simulators._angles import Columns, angle_columns
-from qmtl.simulators._memory import cause_of_size
+from qmtl.simulators._contract import cause_of_size
 
 # No machine has the memory for a larger cone, and its plan would take minutes to build.
 MAX_CONE_WIRES = 64

@@ -1,13 +1,15 @@
-"""The interface of engines, which compute a group's outputs and their gradients."""
+"""The interface of engines, which compute a group's outputs and gradients, and their program."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from qmtl.simulators._plan import Plan
 
 Array = NDArray[Any]
 
@@ -136,3 +138,38 @@ class Engine(ABC):
         numbers = inputs.sampled[:, part], inputs.fixed
         sampled, fixed = (torch.from_numpy(own).requires_grad_() for own in numbers)
         return [sampled, fixed], self.torch_values(sampled, fixed, members).flatten(0, 1).T
+
+
+class Program:
+    """A plan and its engines, which together compute all its outputs.
+
+    Args:
+        plan: the plan.
+        engines: engines of the plan's groups, then the chain's engine if there is a chain.
+    """
+
+    def __init__(self, plan: Plan, engines: Sequence[Engine]) -> None:
+        self.plan, self.table, self.engines = plan, plan.table, tuple(engines)
+        columns = [engine.columns.ravel() for engine in engines]
+        every = np.concatenate(columns) if columns else np.zeros(0, np.int64)
+        self._order = np.argsort(every, kind="stable")
+        self._wanted = {engine.wants for engine in engines}
+
+    def inputs(self, sampled: Array, fixed: Array) -> Inputs:
+        """Return the angles in the form that the engines take."""
+        whole = half = None
+        if "whole" in self._wanted:
+            whole = np.cos(sampled), np.sin(sampled), np.cos(fixed), np.sin(fixed)
+        if "half" in self._wanted:
+            x, y = sampled / 2, fixed / 2
+            half = np.cos(x), np.sin(x), np.cos(y), np.sin(y)
+        return Inputs(sampled, fixed, whole, half)
+
+    def torch_values(self, angles: Tensor, weights: Tensor) -> Tensor:
+        """Compute outputs by torch operations, (batch, n_outputs); differentiable to any order."""
+        sampled, fixed = self.table.sampled(angles, weights), self.table.fixed(weights)
+        if not self.engines:
+            return angles.new_zeros(len(angles), 0)
+        parts = [engine.torch_values(sampled, fixed).flatten(0, 1) for engine in self.engines]
+        order = torch.from_numpy(self._order).to(angles.device)
+        return torch.cat(parts)[order].T

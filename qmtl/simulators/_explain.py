@@ -6,8 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 from markupsafe import Markup
 
-from qmtl._html import facts, listed, panel, table
-from qmtl._words import bytes_text, counted, duration_text
+from qmtl._html import bytes_text, counted, duration_text, facts, listed, panel, table
 from qmtl.simulators._engine import Engine
 from qmtl.simulators._plan import Group
 

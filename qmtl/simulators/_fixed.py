@@ -17,7 +17,7 @@ from qmtl.circuit import HeadCircuit
 from qmtl.errors import CircuitTooLargeError
 from qmtl.simulators._angles import AngleTable
 from qmtl.simulators._cones import Layer, Op
-from qmtl.simulators._memory import cause_of_size
+from qmtl.simulators._contract import cause_of_size
 from qmtl.simulators._plan import Group, Structure, build_plan
 from qmtl.simulators._torch import apply_layers, signs_of
 

@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.compiler import is_dynamo_compiling
 
-from qmtl._words import bytes_text
+from qmtl._html import bytes_text
 from qmtl.circuit import HeadCircuit
 from qmtl.errors import CircuitTooLargeError, InvalidInputError, unknown_name
 from qmtl.simulators._angles import TableBuilder
-from qmtl.simulators._autograd import Program, Step
+from qmtl.simulators._autograd import Step
 from qmtl.simulators._chain import ChainEngine, chained_tasks
 from qmtl.simulators._choice import choose_plan, engine_of
 from qmtl.simulators._cones import wire_table
@@ -22,13 +22,18 @@ from qmtl.simulators._contract import (
     ANGLE_MAPS,
     Dependencies,
     Simulator,
+    cause_of_size,
     check_angles,
     check_weights,
+    memory_limit,
     output_layout,
 )
-from qmtl.simulators._engine import Engine
-from qmtl.simulators._explain import Explanation, GroupCost, largest_chunk
-from qmtl.simulators._memory import cause_of_size, memory_limit
+from qmtl.simulators._engine import Engine, Program
+from qmtl.simulators._explain import (
+    Explanation,
+    GroupCost,
+    largest_chunk,
+)
 from qmtl.simulators._plan import Plan, build_plan
 from qmtl.tasks import chosen_tasks
 

@@ -16,18 +16,21 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from qmtl._words import bytes_text
+from qmtl._html import bytes_text
 from qmtl.circuit import HeadCircuit, Walk, gates_by_wire, task_strings
 from qmtl.errors import CircuitTooLargeError, check_type
 from qmtl.noise import DeviceNoise, Event, NativeCircuit, device_events, head_steps
 from qmtl.simulators._angles import Slots, TableBuilder, split_slots
-from qmtl.simulators._autograd import Program, Step
+from qmtl.simulators._autograd import Step
 from qmtl.simulators._cones import Op, WireTable, gate_table
-from qmtl.simulators._contract import by_task
-from qmtl.simulators._engine import Engine
-from qmtl.simulators._explain import Explanation, GroupCost, largest_chunk
+from qmtl.simulators._contract import by_task, cause_of_size, memory_limit
+from qmtl.simulators._engine import Engine, Program
+from qmtl.simulators._explain import (
+    Explanation,
+    GroupCost,
+    largest_chunk,
+)
 from qmtl.simulators._lightcone import LightConeSimulator
-from qmtl.simulators._memory import cause_of_size, memory_limit
 from qmtl.simulators._network import CHUNK_BYTES, Contraction, NetworkEngine, contractions
 from qmtl.simulators._pauli import PauliEngine, PauliProgram, write_program
 from qmtl.simulators._pauli._polynomials import Polynomials

@@ -55,22 +55,12 @@ def score(
     targets: Mapping[str, Tensor],
     sample_weight: Tensor | None = None,
 ) -> Metrics:
-    """Return loss and metrics of the tasks with logits, from their canonical targets.
-
-    Raises:
-        InvalidInputError: if a label or a shape does not fit; the error names the task.
-    """
-    tasks = [task for task in model.tasks if task.name in logits]
-    scores = evaluate_all(tasks, model.predictions(logits), targets, sample_weight)
-    if sample_weight is not None:
-        sample_weight = sample_weight / sample_weight.max()
-    for task in tasks:
-        own = logits[task.name]
-        own = own.to(torch.promote_types(own.dtype, torch.float32))
-        wanted = model.standardise(task, targets[task.name])
-        total, count = task.loss_terms(own, wanted, sample_weight)
-        scores[task.name] = {"loss": float(total / count), **scores[task.name]}
-    return scores
+    """Return loss and metrics of the tasks with logits, from their canonical targets."""
+    tasks = tuple(task for task in model.tasks if task.name in logits)
+    joined = torch.cat([logits[task.name] for task in tasks], dim=1)
+    names = [task.name for task in tasks]
+    joined_targets = task_layout(tasks).join_targets(targets)
+    return joined_scores(model, joined, joined_targets, names, sample_weight)
 
 
 @torch.no_grad()

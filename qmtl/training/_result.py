@@ -10,8 +10,7 @@ import numpy as np
 import torch
 from markupsafe import Markup
 
-from qmtl._html import MOST_ROWS, facts, panel, table
-from qmtl._words import counted
+from qmtl._html import MOST_ROWS, counted, facts, panel, table
 from qmtl.errors import InvalidInputError
 from qmtl.model import MultiTaskModel
 from qmtl.plotting import COLOURS, axes_or_new, inline_svg, legend_below, line_look, plain, style

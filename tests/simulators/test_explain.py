@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from qmtl._words import bytes_text
+from qmtl._html import bytes_text
 from qmtl.circuit import AngleEncoding, HeadCircuit, IQPEncoding, PauliStrings, RotationAnsatz
 from qmtl.errors import CircuitTooLargeError, InvalidInputError
 from qmtl.simulators import LightConeSimulator

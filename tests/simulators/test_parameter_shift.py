@@ -7,7 +7,7 @@ import torch
 
 from qmtl.circuit import AngleEncoding, HeadCircuit, IQPEncoding
 from qmtl.errors import InvalidInputError
-from qmtl.experiments._extrapolation import ExtrapolatedSimulator
+from qmtl.experiments._robustness import ExtrapolatedSimulator
 from qmtl.noise import Channel, CoherentError, DeviceNoise
 from qmtl.pennylane import PennyLaneSimulator
 from qmtl.simulators import (
