@@ -107,16 +107,17 @@ def number_axis(ax: "Axes", ticks: Sequence[int], *, log: bool = True) -> None:
     ax.tick_params(axis="x", labelsize=9)
 
 
-def count_axis(ax: "Axes") -> None:
-    """Make the vertical axis logarithmic, with ticks at 1, 2 and 5 times powers of ten."""
+def count_axis(ax: "Axes", which: str = "y") -> None:
+    """Make the axis x or y logarithmic, with ticks at 1, 2 and 5 times powers of ten."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-    ax.set_yscale("log")
-    low, high = ax.get_ylim()
+    ax.set(**{f"{which}scale": "log"})
+    axis = {"x": ax.xaxis, "y": ax.yaxis}[which]
+    low, high = axis.get_view_interval()
     # Over many decades, ticks at 2 and 5 would be too close.
-    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 200 * low else (1,)))
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-    ax.yaxis.set_minor_formatter(NullFormatter())
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 200 * low else (1,)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def legend_below(ax: "Axes", *, fontsize: float = 8) -> None:

@@ -10,7 +10,7 @@ from typer import Abort, BadParameter, Exit, Option, Typer
 from typer.core import TyperGroup
 
 from qmtl._io import __version__
-from qmtl.cli import circuits, doctor, ibm, models, recipes, results, studies, train
+from qmtl.cli import circuits, doctor, ibm, models, recipes, results, studies
 from qmtl.cli._output import set_streams
 from qmtl.errors import QmtlError
 
@@ -55,7 +55,7 @@ app = Typer(
 )
 # The order is the order in the help.
 for command in (
-    recipes.recipes, recipes.init, train.train, results.runs, results.evaluate,
+    recipes.recipes, recipes.init, models.train, results.runs, results.evaluate,
     results.affinity, results.predict, results.report, models.adapt, models.merge, studies.bench,
     studies.noise, studies.scaling, studies.trainability,
 ):  # fmt: skip

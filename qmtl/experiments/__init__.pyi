@@ -7,10 +7,6 @@ from ._build import build_circuit as build_circuit
 from ._build import build_data as build_data
 from ._build import build_model as build_model
 from ._build import with_noise as with_noise
-from ._from_runs import check_kind as check_kind
-from ._from_runs import run_affinity as run_affinity
-from ._from_runs import write_affinity as write_affinity
-from ._from_runs import write_derived as write_derived
 from ._prediction_plots import plot_calibration as plot_calibration
 from ._prediction_plots import plot_confusion as plot_confusion
 from ._prediction_plots import plot_measured as plot_measured
@@ -34,8 +30,12 @@ from ._run import is_first_process as is_first_process
 from ._run import resume_run as resume_run
 from ._run import start_run as start_run
 from ._run_folder import Run as Run
+from ._run_folder import check_kind as check_kind
 from ._run_folder import new_folder as new_folder
+from ._run_folder import run_affinity as run_affinity
 from ._run_folder import training_process as training_process
+from ._run_folder import write_affinity as write_affinity
+from ._run_folder import write_derived as write_derived
 from ._scaling import ScalingSettings as ScalingSettings
 from ._scaling import run_scaling as run_scaling
 from ._scaling_accuracy import AccuracySettings as AccuracySettings

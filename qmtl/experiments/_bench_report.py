@@ -12,7 +12,7 @@ from qmtl.experiments._bench_summary import REFERENCE, UNSCALED, BenchSummary, H
 from qmtl.experiments._build import head_look
 from qmtl.experiments._recipe import SINGLE_TASK, Recipe
 from qmtl.experiments._statistics import estimate, holm
-from qmtl.plotting import panels, plain, save_figure
+from qmtl.plotting import count_axis, panels, plain, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -256,8 +256,6 @@ def plot_score_against_parameters(summary: BenchSummary, ax: "Axes") -> "Axes":
 
     Heads with the same number of parameters are drawn side by side.
     """
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-
     drawn: list[int] = []
     for scores in summary.heads:
         mean, count = estimate(scores.means()), scores.some.head_parameters
@@ -273,10 +271,7 @@ def plot_score_against_parameters(summary: BenchSummary, ax: "Axes") -> "Axes":
             label=scores.head,
             **head_look(scores.head),
         )
-    ax.set_xscale("log")
-    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-    ax.xaxis.set_minor_formatter(NullFormatter())
+    count_axis(ax, "x")
     ax.set_xlabel("head parameters (trained); equal numbers are drawn side by side")
     ax.set_ylabel("mean over tasks of the main test metric × 100")
     ax.set_title(f"{summary.name}: score against head parameters")

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 NONE = "none"
+METHODS = ("richardson", "linear", "exponential")  # of extrapolation to zero noise
 NoiseOf = Callable[[int], DeviceNoise]
 # The study of untrained heads varies one of these keys at a time; `DESIGN` sets the others.
 STUDY: dict[str, tuple[Any, ...]] = {
@@ -309,9 +310,6 @@ def plot_signal(found: Sequence[HeadRobustness], varied: str, ax: "Axes") -> "Ax
     ax.plot([str(one.value) for one in own], [one.signal for one in own], marker="o")
     ax.set(xlabel=varied, ylabel="share of the signal left")
     return ax
-
-
-METHODS = ("richardson", "linear", "exponential")
 
 
 def extrapolated(

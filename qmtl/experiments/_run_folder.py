@@ -1,17 +1,18 @@
-"""Run directories: their files, finished runs, and notes of the processes that train them."""
+"""Run directories: their files, finished runs and what is made of them, notes of processes."""
 
 import json
 import os
 import platform
+import shutil
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from pydantic import BaseModel, Field, ValidationError, model_validator
@@ -19,14 +20,25 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from qmtl._io import process_start, write_bytes, write_json, write_text
 from qmtl.circuit import list_designs
 from qmtl.data import MultiTaskData, TableColumns, column_differences
-from qmtl.errors import InvalidInputError, RunDirectoryError, as_path, near_paths, unknown_name
-from qmtl.experiments._build import build_data
+from qmtl.errors import (
+    InvalidInputError,
+    RunDirectoryError,
+    as_path,
+    check_integer,
+    near_paths,
+    unknown_name,
+)
+from qmtl.experiments._build import build_data, build_model
 from qmtl.experiments._recipe import Recipe, read_recipe
 from qmtl.experiments._sweep import fingerprint
 from qmtl.model import MultiTaskModel, load
 from qmtl.simulators import LightConeSimulator
 
+if TYPE_CHECKING:
+    from qmtl.methods import Affinity
+
 NOTE = "process.json"
+KINDS = (".csv", ".png", ".svg", ".pdf")  # of files with affinities
 # While the compiled kernels load, torch does about this many operations on small states.
 FEW_OPERATIONS = 2e9
 PACKAGES = ("qmtl", "torch", "pennylane", "pytorch-lightning", "torchjd", "torchmetrics", "numpy")
@@ -296,3 +308,83 @@ def machine() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
     } | ({"cuda": torch.cuda.get_device_name()} if torch.cuda.is_available() else {})
+
+
+def write_derived(
+    folder: Path, runs: Sequence[Run], model: MultiTaskModel, about: Mapping[str, Any]
+) -> Run:
+    """Write a model made from `runs` as a run directory that every command can read.
+
+    Recipe and curves come from the first run. Each task's metrics come from the first run with the
+    task. `about` holds further keys for ``results.json``, which say how the model was made.
+    """
+    first = runs[0]
+    for name in ("metrics.csv", "inputs.json"):
+        if (first.path / name).is_file():
+            shutil.copyfile(first.path / name, folder / name)
+    write_recipe(folder, first.recipe)
+    write_json(folder / "environment.json", machine() | {"made_of": [str(r.path) for r in runs]})
+    model.save(folder / "model")
+    # These results are of the first run's encoder and rivals, and not of the new model.
+    results = {k: v for k, v in first.results.items() if k not in ("utilisation", "collapse")}
+    results |= {"parameters": count_parameters(model), "rivals": {}}
+    for key in ("metrics", "baselines"):
+        results[key] = {split: dict(tasks) for split, tasks in first.results[key].items()}
+        for split, tasks in results[key].items():
+            for run in runs[1:]:
+                tasks |= {k: v for k, v in run.results[key][split].items() if k not in tasks}
+    write_json(folder / "results.json", results | dict(about))
+    return Run.read(folder)
+
+
+def run_affinity(
+    run: Run,
+    split: str = "validation",
+    *,
+    of: Literal["labels", "losses"] = "labels",
+    by: Literal["parameters", "features"] = "parameters",
+    epochs: int | None = None,
+) -> "Affinity":
+    """Call `qmtl.methods.affinity` for a run's model and a split of its data.
+
+    With `epochs`, a new model is first trained by the run's recipe for this many epochs.
+
+    Raises:
+        InvalidInputError: for an unknown split, or less than one epoch.
+    """
+    from qmtl.methods import affinity
+
+    data = run.load_data(split)
+    if epochs is None:
+        model = run.load_model()
+    else:
+        from qmtl.training import fit
+
+        epochs = check_integer("epochs", epochs)
+        model = build_model(run.recipe, data)
+        changes = {"max_epochs": epochs, "patience": None, "restore_best": False}
+        fit(model, data, run.recipe.training.model_copy(update=changes), progress=False)
+    return affinity(model, data, split=split, of=of, by=by)
+
+
+def write_affinity(found: "Affinity", path: Path) -> None:
+    """Write the pairs as .csv, or the heat map as .png, .svg or .pdf; refuse other kinds."""
+    check_kind(path)
+    if path.suffix.lower() == ".csv":
+        write_text(path, found.pairs.to_csv(index=False, lineterminator="\n"))
+        return
+    from matplotlib.figure import Figure
+
+    from qmtl.plotting import save_figure, style
+
+    with style():
+        side = 3.2 + 0.45 * len(found.names)
+        figure = Figure(figsize=(side + 1, side), layout="constrained")
+        found.plot(figure.subplots())
+    save_figure(figure, path)
+
+
+def check_kind(path: Path) -> None:
+    """Raise `InvalidInputError` if affinities cannot be written to a file of this kind."""
+    if path.suffix.lower() not in KINDS:
+        raise InvalidInputError(f"affinities are written as {', '.join(KINDS)}, got {path}")

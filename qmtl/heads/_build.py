@@ -85,11 +85,9 @@ class HeadOptions:
     token: int = 2
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "width", check_integer("width", self.width))
-        object.__setattr__(self, "inventory", check_integer("inventory", self.inventory))
-        object.__setattr__(self, "token", check_integer("token", self.token))
-        if self.rank is not None:
-            object.__setattr__(self, "rank", check_integer("rank", self.rank))
+        for name in ("width", "inventory", "token", "rank"):
+            if name != "rank" or self.rank is not None:
+                object.__setattr__(self, name, check_integer(name, getattr(self, name)))
 
     @property
     def of_circuits(self) -> dict[str, Any]:

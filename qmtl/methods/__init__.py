@@ -1,5 +1,31 @@
 """Methods of multi-task learning, each switched on by one option of the section ``[training]``."""
 
-import lazy_loader
-
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+from qmtl.methods._adversarial import Adversarial as Adversarial
+from qmtl.methods._adversarial import Attack as Attack
+from qmtl.methods._adversarial import attacked_split as attacked_split
+from qmtl.methods._affinity import Affinity as Affinity
+from qmtl.methods._affinity import affinity as affinity
+from qmtl.methods._agreement import Agreement as Agreement
+from qmtl.methods._auxiliary import Auxiliary as Auxiliary
+from qmtl.methods._auxiliary import masked_softmax as masked_softmax
+from qmtl.methods._auxiliary import with_auxiliary_tasks as with_auxiliary_tasks
+from qmtl.methods._flatness import Flatness as Flatness
+from qmtl.methods._interpolation import Interpolation as Interpolation
+from qmtl.methods._interpolation import draw_beta as draw_beta
+from qmtl.methods._isolation import Isolation as Isolation
+from qmtl.methods._isolation import tasks_apart as tasks_apart
+from qmtl.methods._method import Batch as Batch
+from qmtl.methods._method import Method as Method
+from qmtl.methods._method import MethodSection as MethodSection
+from qmtl.methods._method import Step as Step
+from qmtl.methods._method import TaskLosses as TaskLosses
+from qmtl.methods._method import using as using
+from qmtl.methods._options import MethodOptions as MethodOptions
+from qmtl.methods._saliency import Saliency as Saliency
+from qmtl.methods._selection import Selection as Selection
+from qmtl.methods._selection import influences as influences
+from qmtl.methods._selection import select as select
+from qmtl.methods._task_order import TaskGraph as TaskGraph
+from qmtl.methods._task_order import task_graph as task_graph
+from qmtl.methods._task_order import task_order as task_order
+from qmtl.methods._unified_loss import UnifiedLoss as UnifiedLoss
