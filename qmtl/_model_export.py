@@ -76,7 +76,8 @@ def _inference_copy(model: Any) -> Any:
 
 def model_samples(model: Any, inputs: Any, *, knows_columns: bool) -> Tensor:
     """Return inputs as the model's encoder takes them; see `qmtl.MultiTaskModel.predict`."""
-    reference = next(model.parameters())
+    reference: Tensor = next(model.parameters())
+    samples: Tensor
     if model.columns is not None and model.columns.fits(inputs):
         samples = model.columns.encode(inputs)
         for note in model.columns.unseen_notes(inputs):

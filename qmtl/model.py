@@ -194,7 +194,8 @@ class MultiTaskModel(nn.Module):
         head = grown_head(self.head, task, seed, wires=wires, ansatz=ansatz, readout=readout)
         if encoder is None:
             encoder = grown_encoder(self.encoder, self.head, head, seed)
-        return larger_model(self, encoder, head)
+        larger: MultiTaskModel = larger_model(self, encoder, head)
+        return larger
 
     def adapt(
         self,

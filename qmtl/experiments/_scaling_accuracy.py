@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
-from qmtl.circuit import HeadCircuit
 from qmtl.data import MultiTaskData, Split, chestxray, digits
-from qmtl.encoders import MLP
 from qmtl.errors import InvalidInputError, unknown_name
 from qmtl.experiments._build import head_look
+from qmtl.experiments._recipe import recipe_from
+from qmtl.experiments._rivals import train_rival
 from qmtl.experiments._scaling_parameters import DESIGN, by_head, tasks_axis
 from qmtl.experiments._statistics import Estimate, estimate
 from qmtl.experiments._sweep import (
@@ -27,10 +27,8 @@ from qmtl.experiments._sweep import (
     results_of,
     run_cells,
 )
-from qmtl.heads import HEAD_TYPES, HeadOptions, HeadType, build_head
-from qmtl.model import MultiTaskModel
+from qmtl.heads import HEAD_TYPES, HeadType
 from qmtl.tasks import Task
-from qmtl.training import fit
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -132,44 +130,41 @@ class AccuracyCell(Cell):
 
     def run(self) -> AccuracyResult:
         whole, settings = scaling_data(self.folder, self.seed), self.settings
-        data = whole.subset([task.name for task in whole.tasks[: self.tasks]])
-        if not isinstance(data.n_inputs, int):
-            raise InvalidInputError(f"data: expected flat inputs, got shape {data.n_inputs}")
-        circuit = HeadCircuit.load(DESIGN, data.tasks)
-        head = build_head(self.head, circuit, HeadOptions(seed=self.seed))
-        encoder = MLP(data.n_inputs, settings.hidden, out_features=head.n_features, seed=self.seed)
-        result = fit(
-            MultiTaskModel(encoder, head),
-            data,
-            max_epochs=settings.max_epochs,
-            batch_size=settings.batch_size,
-            learning_rate=settings.learning_rate,
-            head_learning_rate=self.head_learning_rate,
-            schedule="cosine",
-            seed=self.seed,
-            accelerator="cpu",
-            progress=False,
-        )
-        metric = data.tasks[0].main_metric
-        names = [task.name for task in data.tasks]
+        names = [task.name for task in whole.tasks[: self.tasks]]
+        content = {
+            "data": {"source": "digits"},  # not loaded: the data are given
+            "seed": self.seed,
+            "encoder": {"hidden": [settings.hidden]},
+            "circuit": {"design": DESIGN},
+            "training": {
+                "max_epochs": settings.max_epochs,
+                "batch_size": settings.batch_size,
+                "learning_rate": settings.learning_rate,
+                "head_learning_rate": self.head_learning_rate,
+                "schedule": "cosine",
+                "accelerator": "cpu",
+            },
+        }
+        trained = train_rival(recipe_from(content), whole.subset(names), self.head)
+        metric = whole.tasks[0].main_metric
 
         def mean(metrics: dict[str, dict[str, float]], tasks: Sequence[str]) -> float:
             # A task without a positive row in a small split has no AUROC there.
             return estimate([metrics[name][metric] for name in tasks]).mean
 
         return AccuracyResult(
-            data.name,
+            whole.name,
             self.head,
             self.tasks,
             self.seed,
             self.head_learning_rate,
             metric,
-            mean(result.metrics["validation"], names),
-            mean(result.metrics["test"], names),
-            mean(result.metrics["test"], names[: self.first]),
-            mean(result.baselines["test"], names),
-            sum(p.numel() for p in head.parameters() if p.requires_grad),
-            sum(p.numel() for p in encoder.parameters()),
+            mean(trained.metrics["validation"], names),
+            mean(trained.metrics["test"], names),
+            mean(trained.metrics["test"], names[: self.first]),
+            mean(trained.baselines["test"], names),
+            trained.head_parameters,
+            trained.total_parameters - trained.head_parameters,
         )
 
 
