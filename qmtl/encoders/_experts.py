@@ -292,6 +292,7 @@ class Experts(TaskEncoder):
 
     @classmethod
     def from_dict(cls, description: Mapping[str, Any]) -> Self:
+        """Return the encoder that `to_dict` described, with fresh parameters."""
         known = known_encoders()
         options = {name: description[name] for name in ("gate", "k", "entropy", "rank", "owners")}
         experts = [known[one["type"]].from_dict(one) for one in description["experts"]]
