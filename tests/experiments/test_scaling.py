@@ -181,7 +181,7 @@ def test_finished_runs_are_kept_and_not_done_again(tmp_path):
 
 
 def test_a_run_that_fails_is_named(monkeypatch):
-    monkeypatch.setattr("qmtl.experiments._scaling_accuracy.fit", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("qmtl.experiments._scaling_accuracy.train_rival", lambda *_, **__: 1 / 0)
     settings = AccuracySettings(heads=("linear",), seeds=1, head_learning_rates=(0.1,))
     with pytest.raises(QmtlError, match=r"1 of 1 cells failed; T = 1, linear, seed 0.*ZeroDiv"):
         measure_accuracy(settings, [1])
