@@ -32,6 +32,7 @@ from qmtl.experiments._build import build_data, build_model
 from qmtl.experiments._recipe import Recipe, read_recipe
 from qmtl.experiments._sweep import fingerprint
 from qmtl.model import MultiTaskModel, load
+from qmtl.plotting import panels, save_figure
 from qmtl.simulators import LightConeSimulator
 
 if TYPE_CHECKING:
@@ -373,15 +374,8 @@ def write_affinity(found: "Affinity", path: Path) -> None:
     if path.suffix.lower() == ".csv":
         write_text(path, found.pairs.to_csv(index=False, lineterminator="\n"))
         return
-    from matplotlib.figure import Figure
-
-    from qmtl.plotting import save_figure, style
-
-    with style():
-        side = 3.2 + 0.45 * len(found.names)
-        figure = Figure(figsize=(side + 1, side), layout="constrained")
-        found.plot(figure.subplots())
-    save_figure(figure, path)
+    side = 3.2 + 0.45 * len(found.names)
+    save_figure(panels([found.plot], 1, (side + 1, side)), path)
 
 
 def check_kind(path: Path) -> None:

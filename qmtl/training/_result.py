@@ -3,6 +3,7 @@
 from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,16 @@ from markupsafe import Markup
 from qmtl._html import MOST_ROWS, counted, facts, panel, table
 from qmtl.errors import InvalidInputError
 from qmtl.model import MultiTaskModel
-from qmtl.plotting import COLOURS, axes_or_new, inline_svg, legend_below, line_look, plain, style
+from qmtl.plotting import (
+    COLOURS,
+    axes_or_new,
+    inline_svg,
+    legend_below,
+    line_look,
+    panels,
+    plain,
+    style,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -206,15 +216,10 @@ def _lines(
 
 
 def _loss_curves(result: Result) -> Markup:
-    from matplotlib.figure import Figure
-
     there = {row["split"] for row in result.history if row["metric"] == "loss"}
     splits = [split for split in ("train", "validation") if split in there]
     if not splits:
         return Markup()
-    with style():
-        figure = Figure(figsize=(4.4 * len(splits), 2.9))
-        axes = figure.subplots(1, len(splits), squeeze=False)[0]
-        for ax, split in zip(axes, splits, strict=True):
-            plot_curves(result.history, ax, split=split, kept=result.best_epoch)
-        return inline_svg(figure, "curves of the loss")
+    draw = partial(plot_curves, result.history, kept=result.best_epoch)
+    figure = panels([partial(draw, split=split) for split in splits], len(splits), (4.4, 2.9))
+    return inline_svg(figure, "curves of the loss")
