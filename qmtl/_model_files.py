@@ -6,7 +6,8 @@ run code.
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +134,29 @@ def write_model(path: str | Path, parts: Mapping[str, Any], state: Mapping[str, 
     write_json(folder / "model.json", description)
 
 
+def local_folder(path: str | Path) -> Path:
+    """Return the folder of a model; raise if there is none, as for a model's name on a hub."""
+    folder = as_path(path)
+    if not folder.is_dir():
+        raise ModelFileError(
+            f"there is no folder {folder}{near_paths(folder)}; a model of a hub has to be "
+            f"downloaded first, as by huggingface_hub.snapshot_download, which returns its folder"
+        )
+    return folder
+
+
+@contextmanager
+def errors_of_file(folder: Path) -> Iterator[None]:
+    """Raise a ModelFileError if a saved model's parts and weights do not fit together."""
+    try:
+        yield
+    except QmtlError as error:
+        raise ModelFileError(f"{folder / 'model.json'}: {error}") from None
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise ModelFileError(f"{folder}: weights do not fit the model: {reason}") from None
+
+
 def read_parts(
     folder: Path, encoder: nn.Module | None, own: Sequence[type]
 ) -> tuple[nn.Module, nn.Module, TableColumns | None, dict[str, Tensor]]:
@@ -146,6 +170,8 @@ def read_parts(
     Raises:
         ModelFileError: if a file is missing, damaged, or of another version.
     """
+    if isinstance(own, type | str) or not all(isinstance(part, type) for part in own):
+        raise InvalidInputError(f"parts must be a list of classes, got {own!r}")
     where = folder / "model.json"
     description = _read_description(where)
     state = _read_state(folder / "model.safetensors", description.get("weights_sha256"))

@@ -8,19 +8,15 @@ import torch
 from torch import Tensor, nn
 
 from qmtl._calls import evaluating
-from qmtl._growth import (
-    features_for,
-    grown_encoder,
-    grown_head,
-    larger_model,
-    logits_by_parts,
-)
+from qmtl._growth import features_for, grown_encoder, grown_head, larger_model, logits_by_parts
 from qmtl._io import write_text
 from qmtl._model_export import check_samples, example_inputs, export_program, model_samples
 from qmtl._model_files import (
     check_parts,
     check_plain,
     described,
+    errors_of_file,
+    local_folder,
     model_card,
     read_parts,
     take_types,
@@ -29,14 +25,7 @@ from qmtl._model_files import (
 from qmtl._target_scale import TargetScale, join_scale, split_scale
 from qmtl.data import TableColumns
 from qmtl.encoders import ENCODERS
-from qmtl.errors import (
-    InvalidInputError,
-    ModelFileError,
-    QmtlError,
-    as_path,
-    check_integer,
-    near_paths,
-)
+from qmtl.errors import InvalidInputError, as_path, check_integer
 from qmtl.heads import HEADS, Head, Loading, TaskRows
 from qmtl.tasks import Task, chosen_tasks
 
@@ -418,14 +407,7 @@ class MultiTaskModel(nn.Module):
         Raises:
             ModelFileError: if there is no such folder, or it is damaged.
         """
-        folder = as_path(pretrained_model_path)
-        if not folder.is_dir():
-            raise ModelFileError(
-                f"there is no folder {folder}{near_paths(folder)}; a model of a hub has to be "
-                f"downloaded first, as by huggingface_hub.snapshot_download, which returns its "
-                f"folder"
-            )
-        return load(folder, encoder=encoder, parts=parts)
+        return load(local_folder(pretrained_model_path), encoder=encoder, parts=parts)
 
 
 def load(
@@ -452,17 +434,10 @@ def load(
         True
     """
     folder = as_path(path)
-    if isinstance(parts, type | str) or not all(isinstance(part, type) for part in parts):
-        raise InvalidInputError(f"parts must be a list of classes, got {parts!r}")
     encoder, head, columns, state = read_parts(folder, encoder, parts)
-    try:
+    with errors_of_file(folder):
         model = MultiTaskModel(encoder, head)
         model.columns = columns
         take_types(model, state)
         model.load_state_dict(state)
-    except QmtlError as error:
-        raise ModelFileError(f"{folder / 'model.json'}: {error}") from None
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())
-        raise ModelFileError(f"{folder}: weights do not fit the model: {reason}") from None
     return model.eval()

@@ -72,8 +72,7 @@ def merge(
         str, Option(help="arithmetic, disjoint, projective, concrete or atm.")
     ] = "arithmetic",
     base: Annotated[
-        Path | None,
-        path_option("The model before training, or its run. [the mean of the models]"),
+        Path | None, path_option("The model before training, or its run. [the mean of the models]")
     ] = None,
     scale: Annotated[float | None, Option(help="Factor of the changes' sum. [1 / models]")] = None,
     rounds: Annotated[int, Option(min=1, help="(atm) Rounds of tuning and merging.")] = 5,

@@ -12,13 +12,7 @@ from typer import Argument, Option
 
 from qmtl._html import rendered
 from qmtl._io import print_table, recipe_texts
-from qmtl.cli._options import (
-    Delimiter,
-    complete_recipe,
-    label_task,
-    path_argument,
-    path_option,
-)
+from qmtl.cli._options import Delimiter, complete_recipe, label_task, path_argument, path_option
 from qmtl.cli._output import check_out, write_out
 from qmtl.errors import InvalidInputError, UnclearKindError, unknown_name
 

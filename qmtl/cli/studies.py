@@ -224,8 +224,7 @@ def noise(
     study: Annotated[
         bool,
         Option(
-            "--study",
-            help="Without a run: robustness by number of tasks, depth and entangler.",
+            "--study", help="Without a run: robustness by number of tasks, depth and entangler."
         ),
     ] = False,
     out: Annotated[

@@ -8,14 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from qmtl.errors import InvalidInputError
-from qmtl.tasks import (
-    MISSING_WORDS,
-    is_missing,
-    number_in,
-    number_text,
-    plain_text,
-    truth_word,
-)
+from qmtl.tasks import MISSING_WORDS, is_missing, number_in, number_text, plain_text, truth_word
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -73,11 +66,7 @@ def is_number_type(dtype: Any) -> bool:
 
 
 def column_numbers(
-    table: "pd.DataFrame",
-    names: Sequence[str],
-    decimal: str | None = None,
-    *,
-    truths: bool = False,
+    table: "pd.DataFrame", names: Sequence[str], decimal: str | None = None, *, truths: bool = False
 ) -> np.ndarray:
     """Return columns as float64 (N, columns), NaN where missing; durations are in days.
 

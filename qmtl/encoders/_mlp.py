@@ -11,13 +11,7 @@ from torch import Tensor, nn
 
 from qmtl._calls import seeded
 from qmtl._sections import Section
-from qmtl.encoders._encoder import (
-    Described,
-    EncoderInputs,
-    EncoderSection,
-    check_flat,
-    flat_width,
-)
+from qmtl.encoders._encoder import Described, EncoderInputs, EncoderSection, check_flat, flat_width
 from qmtl.errors import InvalidInputError, check_integer, unknown_name
 
 ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU, "silu": nn.SiLU, "tanh": nn.Tanh}

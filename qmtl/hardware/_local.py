@@ -248,11 +248,7 @@ def twirled(noise: DeviceNoise) -> DeviceNoise:
 
 
 def _ideal_bits(
-    circuit: "QuantumCircuit",
-    values: Values,
-    shots: int,
-    whole: bool,
-    random: np.random.Generator,
+    circuit: "QuantumCircuit", values: Values, shots: int, whole: bool, random: np.random.Generator
 ) -> dict[str, Bits]:
     """Sample each classical register's bits without noise, (samples, shots, size)."""
     if whole:

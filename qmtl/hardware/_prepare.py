@@ -24,12 +24,7 @@ from qmtl.hardware._predict import predict_transpiled
 from qmtl.hardware._prepared_run import Chunk, Estimate, PreparedRun, Values
 from qmtl.hardware._qiskit import QiskitHeadCircuit, active_qubits, cone_circuit
 from qmtl.hardware._settings import HardwareSettings
-from qmtl.hardware._transpile import (
-    Transpiled,
-    estimated_success,
-    scheduled,
-    transpiled,
-)
+from qmtl.hardware._transpile import Transpiled, estimated_success, scheduled, transpiled
 from qmtl.simulators import LightConeSimulator
 
 if TYPE_CHECKING:
@@ -165,10 +160,7 @@ def _depth(circuit: "QuantumCircuit", wires: int) -> int:
 
 
 def _seconds(
-    circuits: Sequence["QuantumCircuit"],
-    executions: int,
-    n_jobs: int,
-    backend: Backend,
+    circuits: Sequence["QuantumCircuit"], executions: int, n_jobs: int, backend: Backend
 ) -> float:
     """Estimate the seconds on the real or fake device; 0 for the ideal simulator."""
     if backend.target is None:

@@ -28,14 +28,7 @@ from qmtl.hardware._prepare import prepare_head
 from qmtl.hardware._prepared_run import PreparedRun
 from qmtl.hardware._result import HardwareResult, read_result
 from qmtl.hardware._settings import HardwareSettings
-from qmtl.hardware._submit import (
-    Progress,
-    drop_duplicates,
-    end,
-    raise_if_ended,
-    settle,
-    submit,
-)
+from qmtl.hardware._submit import Progress, drop_duplicates, end, raise_if_ended, settle, submit
 
 
 @dataclass(frozen=True)

@@ -241,10 +241,7 @@ def _check_layout(
 
 
 def _transpile(
-    circuit: "QuantumCircuit",
-    target: "Target",
-    read: Sequence[int],
-    layout: Sequence[int] | None,
+    circuit: "QuantumCircuit", target: "Target", read: Sequence[int], layout: Sequence[int] | None
 ) -> Transpiled:
     chosen = best_layout(circuit, target, read) if layout is None else tuple(layout)
     if chosen is not None:
@@ -280,10 +277,7 @@ def _routed(
 
 
 def _key(
-    circuit: "QuantumCircuit",
-    target: "Target",
-    read: Sequence[int],
-    layout: Sequence[int] | None,
+    circuit: "QuantumCircuit", target: "Target", read: Sequence[int], layout: Sequence[int] | None
 ) -> str:
     """Return a hash of everything that affects the transpiled circuit."""
     import qiskit

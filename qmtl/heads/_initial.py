@@ -94,10 +94,7 @@ def block_weights(
 
 
 def starting_angles(
-    circuit: HeadCircuit,
-    task: str,
-    start: str,
-    known: dict[tuple[int, ...], Tensor] | None = None,
+    circuit: HeadCircuit, task: str, start: str, known: dict[tuple[int, ...], Tensor] | None = None
 ) -> Tensor:
     """Return the means of a block's initial weights (float64, on the CPU); see `block_weights`."""
     if start not in STARTS:

@@ -174,11 +174,7 @@ def _check_size(circuit: HeadCircuit, part: _Part) -> None:
 
 
 def _cone(
-    circuit: HeadCircuit,
-    parts: Sequence[_Part],
-    cone: LightCone,
-    read: list[int],
-    inner: set[int],
+    circuit: HeadCircuit, parts: Sequence[_Part], cone: LightCone, read: list[int], inner: set[int]
 ) -> Cone:
     order = _local_order(circuit.n_wires, cone, read, inner)
     local = {wire: i for i, wire in enumerate(order)}

@@ -324,10 +324,7 @@ def weights_by_name(circuit: HeadCircuit, weights: Tensor) -> dict[str, Tensor]:
 
 
 def joined_weights(
-    circuit: HeadCircuit,
-    weights: Tensor | Mapping[str, Tensor],
-    tasks: Sequence[str],
-    like: Tensor,
+    circuit: HeadCircuit, weights: Tensor | Mapping[str, Tensor], tasks: Sequence[str], like: Tensor
 ) -> Tensor:
     """Join a dictionary of weights to one flat vector; weights of tasks not in `tasks` are zero.
 

@@ -29,11 +29,7 @@ from qmtl.simulators._contract import (
     output_layout,
 )
 from qmtl.simulators._engine import Engine, Program
-from qmtl.simulators._explain import (
-    Explanation,
-    GroupCost,
-    largest_chunk,
-)
+from qmtl.simulators._explain import Explanation, GroupCost, largest_chunk
 from qmtl.simulators._plan import Plan, build_plan
 from qmtl.tasks import chosen_tasks
 

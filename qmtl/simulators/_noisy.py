@@ -25,11 +25,7 @@ from qmtl.simulators._autograd import Step
 from qmtl.simulators._cones import Op, WireTable, gate_table
 from qmtl.simulators._contract import by_task, cause_of_size, memory_limit
 from qmtl.simulators._engine import Engine, Program
-from qmtl.simulators._explain import (
-    Explanation,
-    GroupCost,
-    largest_chunk,
-)
+from qmtl.simulators._explain import Explanation, GroupCost, largest_chunk
 from qmtl.simulators._lightcone import LightConeSimulator
 from qmtl.simulators._network import CHUNK_BYTES, Contraction, NetworkEngine, contractions
 from qmtl.simulators._pauli import PauliEngine, PauliProgram, write_program
