@@ -4,7 +4,10 @@ import math
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from matplotlib.axes import Axes
+from rich.console import Console
 
 from qmtl._html import listed, rendered
 from qmtl._io import as_csv, write_text
@@ -13,10 +16,6 @@ from qmtl.experiments._build import head_look
 from qmtl.experiments._recipe import SINGLE_TASK, Recipe
 from qmtl.experiments._statistics import estimate, holm
 from qmtl.plotting import count_axis, panels, plain, save_figure
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from rich.console import Console
 
 BASELINE = "majority or mean"
 SCORES, FOREST = "score_against_parameters.png", "forest.png"
@@ -43,7 +42,7 @@ def write_bench(summary: BenchSummary, recipe: Recipe, folder: Path) -> None:
     write_plots(summary, folder)
 
 
-def show_bench(summary: BenchSummary, console: "Console") -> None:
+def show_bench(summary: BenchSummary, console: Console) -> None:
     """Print a table of the heads, the failures, and the verdict."""
     from rich.table import Table
 
@@ -251,7 +250,7 @@ def seeds_csv(summary: BenchSummary) -> str:
     )
 
 
-def plot_score_against_parameters(summary: BenchSummary, ax: "Axes") -> "Axes":
+def plot_score_against_parameters(summary: BenchSummary, ax: Axes) -> Axes:
     """Plot mean test scores against trained head parameters, with 95% intervals.
 
     Heads with the same number of parameters are drawn side by side.
@@ -279,7 +278,7 @@ def plot_score_against_parameters(summary: BenchSummary, ax: "Axes") -> "Axes":
     return ax
 
 
-def plot_forest(summary: BenchSummary, task: str | None, ax: "Axes") -> "Axes":
+def plot_forest(summary: BenchSummary, task: str | None, ax: Axes) -> Axes:
     """Plot each head's difference from the reference, with 95% intervals, paired by seed.
 
     With `task` None, the differences are those of the mean over tasks.

@@ -5,11 +5,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from markupsafe import Markup
+from matplotlib.axes import Axes
 
 from qmtl._html import MOST_ROWS, counted, facts, panel, table
 from qmtl.errors import InvalidInputError
@@ -24,9 +25,6 @@ from qmtl.plotting import (
     plain,
     style,
 )
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 Metrics = dict[str, dict[str, dict[str, float]]]
 
@@ -111,7 +109,7 @@ class Result:
             if name != "loss"
         ]
 
-    def plot(self, metric: str = "loss", ax: "Axes | None" = None) -> "Axes":
+    def plot(self, metric: str = "loss", ax: Axes | None = None) -> Axes:
         """Plot validation curves of the loss or of a metric, by `qmtl.training.plot_curves`."""
         with style():
             ax = axes_or_new(ax)
@@ -137,13 +135,13 @@ class Result:
 
 def plot_curves(
     history: Sequence[Mapping[str, Any]],
-    ax: "Axes",
+    ax: Axes,
     *,
     metric: str = "loss",
     split: str = "validation",
     tasks: Sequence[str] | None = None,
     kept: int | None = None,
-) -> "Axes":
+) -> Axes:
     """Draw one line per task; with more than twelve tasks, thin lines and their median.
 
     Args:
