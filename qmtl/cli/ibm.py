@@ -4,6 +4,7 @@ import sys
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, Context, Exit, Option, Typer
@@ -11,7 +12,7 @@ from typer import Argument, Context, Exit, Option, Typer
 from qmtl._html import number
 from qmtl._io import print_table
 from qmtl.cli._options import RunDirectory, Split, path_argument, path_option
-from qmtl.cli._output import show_metrics
+from qmtl.cli._output import show_metrics, terminal_width
 from qmtl.errors import InvalidInputError, near_paths, nearest, unknown_name
 
 if TYPE_CHECKING:
@@ -62,7 +63,8 @@ def backends(
             queue = f"{state.pending} jobs wait, {state.status}"
             print(f"{state.name}: {state.qubits} qubits, {queue}")
     finally:  # also after an error of the account
-        print(f"here, without an account: {', '.join(backend_names())}")
+        names = f"here, without an account: {', '.join(backend_names())}"
+        print(fill(names, terminal_width() or len(names)))
 
 
 @app.command()

@@ -80,7 +80,7 @@ def column_numbers(
     numbers = table[[names[place] for place in plain]]
     block: np.ndarray = numbers.to_numpy(dtype=np.float64, na_value=np.nan, copy=True)
     if len(plain) < len(names):
-        every = np.empty((len(table), len(names)))
+        every = np.empty((len(table), len(names)), order="F")  # as pandas returns the others
         every[:, plain] = block
         block = every
     for place in sorted(set(range(len(names))) - set(plain)):

@@ -84,9 +84,10 @@ def learn_columns(
     numbers = [name for name, what in found.items() if what.kind == "number"]
     numeric: list[tuple[str, float, float]] = []
     if numbers:
-        rows = column_numbers(table, numbers, decimal, truths=True)[train].T
+        values = column_numbers(table, numbers, decimal, truths=True).T
         own = None if weights is None else weights[train]
-        numeric = [(name, *scale_of(row, own)) for name, row in zip(numbers, rows, strict=True)]
+        scales = (scale_of(column[train], own) for column in values)
+        numeric = [(name, *scale) for name, scale in zip(numbers, scales, strict=True)]
     read = {name: what.dates for name, what in found.items() if what.dates is not None}
     table = table.assign(**read) if read else table
     dates = [
