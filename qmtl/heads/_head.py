@@ -165,9 +165,7 @@ class Head(nn.Module, ABC):
             return {self.tasks[0].name: tuple(range(self.n_features))}
         return None
 
-    def feature_rows(
-        self, features: Tensor, gradients: Tensor, tasks: Sequence[str] | None = None
-    ) -> tuple[Tensor, Tensor] | None:
+    def feature_rows(self, features: Tensor, gradients: Tensor) -> tuple[Tensor, Tensor] | None:
         """Return a Jacobian with respect to features and shared weights; None to use autograd."""
         return None
 

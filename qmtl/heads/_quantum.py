@@ -201,16 +201,14 @@ class QuantumHead(CircuitHead):
     def dependencies(self) -> Dependencies | None:
         return self.simulator.dependencies(self.circuit)
 
-    def feature_rows(
-        self, features: Tensor, gradients: Tensor, tasks: Sequence[str] | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def feature_rows(self, features: Tensor, gradients: Tensor) -> tuple[Tensor, Tensor]:
         """Return rows of a Jacobian, from gradients with respect to joined logits.
 
         See `qmtl.simulators.Simulator.readout_rows`.
         """
         weights = self.encoding, self.blocks(), self.scales()
         return self.simulator.readout_rows(
-            self.circuit, features, *weights, gradients, angle_map=self.angle_map, tasks=tasks
+            self.circuit, features, *weights, gradients, angle_map=self.angle_map
         )
 
     def with_simulator(self, simulator: str | Simulator) -> "QuantumHead":
