@@ -41,7 +41,7 @@ max_epochs: epochs of training; None for about 7·rows^¾ steps.
 batch_size: rows per step; None for 32, and for more with more than 16,384 rows.
 learning_rate: of the network's parameters.
 head_learning_rate: of the head's parameters; None for three times that.
-weight_decay: of the network's parameters (AdamW); None for 150 / rows.
+weight_decay: of the network's parameters (AdamW); None for 150 / rows or 26 / √rows, the larger.
 schedule: of the learning rates: ``"cosine"``, ``"constant"`` or ``"plateau"``.
 scalarizer: how task losses are combined, by name (None: their mean); see
     `qmtl.TrainingSettings`.
