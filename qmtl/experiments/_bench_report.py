@@ -4,9 +4,8 @@ import math
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from matplotlib.axes import Axes
 from rich.console import Console
 
 from qmtl._html import listed, rendered
@@ -16,6 +15,9 @@ from qmtl.experiments._build import head_look
 from qmtl.experiments._recipe import SINGLE_TASK, Recipe
 from qmtl.experiments._statistics import estimate, holm
 from qmtl.plotting import count_axis, panels, plain, save_figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 BASELINE = "majority or mean"
 SCORES, FOREST = "score_against_parameters.png", "forest.png"
@@ -250,7 +252,7 @@ def seeds_csv(summary: BenchSummary) -> str:
     )
 
 
-def plot_score_against_parameters(summary: BenchSummary, ax: Axes) -> Axes:
+def plot_score_against_parameters(summary: BenchSummary, ax: "Axes") -> "Axes":
     """Plot mean test scores against trained head parameters, with 95% intervals.
 
     Heads with the same number of parameters are drawn side by side.
@@ -278,7 +280,7 @@ def plot_score_against_parameters(summary: BenchSummary, ax: Axes) -> Axes:
     return ax
 
 
-def plot_forest(summary: BenchSummary, task: str | None, ax: Axes) -> Axes:
+def plot_forest(summary: BenchSummary, task: str | None, ax: "Axes") -> "Axes":
     """Plot each head's difference from the reference, with 95% intervals, paired by seed.
 
     With `task` None, the differences are those of the mean over tasks.

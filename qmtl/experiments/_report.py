@@ -5,10 +5,9 @@ from dataclasses import dataclass
 from functools import partial
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
-from matplotlib.axes import Axes
 
 from qmtl._html import facts, hardware_facts, rendered, table
 from qmtl._io import __version__, write_text
@@ -37,6 +36,9 @@ from qmtl.plotting import inline_svg, panels
 from qmtl.simulators import Explanation
 from qmtl.tasks import Task
 from qmtl.training import LOWER_IS_BETTER, TaskPredictions, plot_curves
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 # With figures of more tasks, browsers scroll the page slowly.
 MOST_TASKS = 24

@@ -7,10 +7,9 @@ from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from statistics import fmean
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from matplotlib.axes import Axes
 
 from qmtl.data import MultiTaskData, Split, chestxray, digits
 from qmtl.errors import InvalidInputError, unknown_name
@@ -30,6 +29,9 @@ from qmtl.experiments._sweep import (
 )
 from qmtl.heads import HEAD_TYPES, HeadType
 from qmtl.tasks import Task
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 IMAGE_SIDE = 16
 
@@ -307,7 +309,7 @@ def digit_dichotomies(*, seed: int = 0) -> MultiTaskData:
     )
 
 
-def plot_accuracy(points: Sequence[AccuracyPoint], ax: Axes) -> Axes:
+def plot_accuracy(points: Sequence[AccuracyPoint], ax: "Axes") -> "Axes":
     """Plot the mean test score over tasks against the number of tasks, with 95% intervals."""
     _intervals(points, "test", ax)
     ax.set_ylabel(f"test {points[0].metric} × 100, mean over tasks")
@@ -315,7 +317,7 @@ def plot_accuracy(points: Sequence[AccuracyPoint], ax: Axes) -> Axes:
     return ax
 
 
-def plot_accuracy_difference(points: Sequence[AccuracyPoint], ax: Axes) -> Axes:
+def plot_accuracy_difference(points: Sequence[AccuracyPoint], ax: "Axes") -> "Axes":
     """Plot the difference from the dense linear head, seed by seed, with 95% intervals."""
     _intervals([point for point in points if point.head != "linear"], "ahead_of_linear", ax)
     ax.axhline(0, color="0.4", linewidth=1)
@@ -323,7 +325,7 @@ def plot_accuracy_difference(points: Sequence[AccuracyPoint], ax: Axes) -> Axes:
     return ax
 
 
-def _intervals(points: Sequence[AccuracyPoint], value: str, ax: Axes) -> None:
+def _intervals(points: Sequence[AccuracyPoint], value: str, ax: "Axes") -> None:
     """Draw a line per head, shifted sideways so that no interval hides another."""
     heads = by_head(points)
     for position, (head, own) in enumerate(heads.items()):
