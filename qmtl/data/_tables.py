@@ -20,7 +20,7 @@ from pydantic import (
 from torch import Tensor
 
 from qmtl._sections import Fractions, RecipePath, explain
-from qmtl.data._cells import column_numbers
+from qmtl.data._cells import column_numbers, with_plain_rows
 from qmtl.data._csv import TextTable, is_nameless, local_path
 from qmtl.data._dataset import DataSection, MultiTaskData, Split
 from qmtl.data._learn import learn_columns
@@ -273,9 +273,11 @@ class _Options:
                 raise InvalidInputError(
                     f"{argument}: expected a sequence of columns, got {given!r}"
                 )
-            # pandas' Index, which has no truth value, is common here.
-            object.__setattr__(self, argument, None if given is None else list(given))
+            # pandas' Index, which has no truth value, is common here; so are numbers as names.
+            object.__setattr__(self, argument, None if given is None else list(map(str, given)))
         object.__setattr__(self, "ignore", self.ignore or [])
+        for argument, name in self.special.items():
+            object.__setattr__(self, argument, str(name))
 
     @property
     def special(self) -> dict[str, str]:
@@ -364,7 +366,7 @@ def _named(table: "pd.DataFrame") -> "pd.DataFrame":
     if len(set(names)) < len(names):
         name = next(name for name in names if names.count(name) > 1)
         raise InvalidInputError(f"table: the column name {name!r} appears twice")
-    return table.set_axis(names, axis=1)
+    return with_plain_rows(table.set_axis(names, axis=1))
 
 
 def _wanted(header: Sequence[str], options: _Options) -> list[_Wanted]:
@@ -376,9 +378,9 @@ def _wanted(header: Sequence[str], options: _Options) -> list[_Wanted]:
             f"targets: expected tasks, column names or a dict of kinds, got {targets!r}"
         )
     if isinstance(targets, Mapping):
-        pairs = list(targets.items())
+        pairs = [(str(name), wanted) for name, wanted in targets.items()]
     else:
-        pairs = [(t.name, t) if isinstance(t, Task) else (t, None) for t in targets]
+        pairs = [(t.name, t) if isinstance(t, Task) else (str(t), None) for t in targets]
     if not pairs:
         raise InvalidInputError("targets: expected at least one column, got none")
     named = {name for name, _ in pairs if name in header} | {*options.special.values()}
@@ -393,7 +395,7 @@ def _wanted(header: Sequence[str], options: _Options) -> list[_Wanted]:
             found.append((_label_columns(wanted, header), wanted))
         elif name in header:
             found.append(((name,), wanted))
-        elif isinstance(name, str) and any(mark in name for mark in "*?["):
+        elif any(mark in name for mark in "*?["):
             free = [c for c in header if c not in named and not is_nameless(c)]
             columns = [c for c in free if fnmatch.fnmatchcase(c, name)]
             if not columns:
