@@ -12,7 +12,7 @@ from sklearn.utils.class_weight import compute_class_weight
 from torch import Tensor
 
 from qmtl.errors import InvalidInputError
-from qmtl.tasks import Task, is_date, number_in, shown
+from qmtl.tasks import Task, is_date, number_in, plain_text, shown, truth_word
 
 
 @dataclass(frozen=True)
@@ -61,12 +61,13 @@ class ClassColumn:
     @property
     def task(self) -> Task:
         count = len(self.classes)
-        words: list[str] | None = [str(value) for value in self.classes]
-        if len(set(words or ())) < count or not all(words or ()):
-            words = None
+        words = [str(value) for value in self.classes]
+        # A task takes some texts for the same label, and no empty text; scikit-learn does not.
+        labels = {truth_word(word) or plain_text(word) for word in words}
+        names = words if len(labels) == count and "" not in labels else None
         if count == 2:
-            return Task.binary(self.name, class_names=words, class_weights=self.weights)
-        return Task.multiclass(self.name, count, class_names=words, class_weights=self.weights)
+            return Task.binary(self.name, class_names=names, class_weights=self.weights)
+        return Task.multiclass(self.name, count, class_names=names, class_weights=self.weights)
 
     def targets(self, values: np.ndarray) -> Tensor:
         """Return the labels as the task's canonical targets; None and NaN are missing."""
