@@ -113,7 +113,9 @@ def _split(name: str, distinct: Sequence[Any]) -> tuple[list[float], list[str]]:
             texts.append(plain_text(value))
             continue
         try:
-            numbers.append(float(complex(number) if isinstance(number, complex) else number))
+            if isinstance(number, complex):
+                raise TypeError  # NumPy's would lose a part, with a warning
+            numbers.append(float(number))
         except (TypeError, ValueError, OverflowError) as error:
             raise InvalidInputError(
                 f"labels of '{name}': expected numbers or texts, got {shown(value)}"

@@ -239,8 +239,9 @@ def _as_code(task: "Task", value: Any, names: _Names) -> float:
         if is_date(value):
             raise InvalidInputError(f"{str(value)!r}, a date or a time, which is not a label")
         try:
-            # NumPy's complex numbers would lose their imaginary part with a warning.
-            number = float(complex(value) if isinstance(value, complex) else value)
+            if isinstance(value, complex):
+                raise TypeError  # NumPy's would lose a part, with a warning
+            number = float(value)
         except (TypeError, ValueError, OverflowError):
             raise InvalidInputError(f"{shown(value)}; expected a number") from None
     if number is None:
