@@ -85,8 +85,8 @@ def adapted_head(
         ('ridge', ['a', 'b', 'c'])
     """
     started = time.perf_counter()
-    several = isinstance(methods, Iterable) and not isinstance(methods, str)
-    methods = tuple(methods) if several else (methods,)
+    one = isinstance(methods, str) or not isinstance(methods, Iterable)
+    methods = [methods] if one else list(methods)  # type: ignore[list-item]
     _check(head, task, methods)
     # Fits use numpy, so they need a copy of the head on the CPU.
     device = next(head.parameters()).device

@@ -112,9 +112,10 @@ def as_samples(values: Any, name: str = "inputs") -> Tensor:
                 [1.]], dtype=torch.float64)
     """
     if isinstance(values, Tensor):
-        if values.is_complex() or values.layout != torch.strided:
-            what = values.dtype if values.is_complex() else values.layout
-            raise InvalidInputError(f"{name} must be real numbers in a dense tensor, got {what}")
+        if values.is_complex():
+            raise InvalidInputError(f"{name} must be real numbers, got {values.dtype}")
+        if values.layout != torch.strided:
+            raise InvalidInputError(f"{name} must be a dense tensor, got {values.layout}")
         return values
     is_complex = isinstance(values, np.ndarray) and np.iscomplexobj(values)
     if values is None or is_complex:
