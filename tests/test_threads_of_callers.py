@@ -1,6 +1,8 @@
 """Results do not depend on what the caller's other threads do at the same time."""
 
+import logging
 import sys
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -62,6 +64,10 @@ def test_estimators_fitted_in_threads_are_equal():
         model = qmtl.QuantumMultiTaskClassifier(random_state=0, max_epochs=3, hidden=4)
         return model.fit(inputs, labels).predict_proba(inputs)
 
+    probabilities(None)
+    logger = logging.getLogger("pytorch_lightning")
+    before = logger.level, list(warnings.filters)
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(probabilities, range(8)))
+    assert (logger.level, list(warnings.filters)) == before
     assert all(np.array_equal(found[0], other) for other in found)

@@ -2,7 +2,7 @@
 
 import copy
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from math import inf
@@ -90,7 +90,8 @@ def adapted_head(
         ('ridge', ['a', 'b', 'c'])
     """
     started = time.perf_counter()
-    methods = (methods,) if isinstance(methods, str) else tuple(methods)
+    one = isinstance(methods, str) or not isinstance(methods, Iterable)
+    methods = [methods] if one else list(methods)  # type: ignore[list-item]
     _check(head, task, methods)
     # Fits use numpy, so they need a copy of the head on the CPU.
     device = next(head.parameters()).device
@@ -289,6 +290,7 @@ def _folds(task: Task, targets: Tensor, seed: int) -> list[tuple[Array, Array]]:
     from sklearn.model_selection import KFold, StratifiedKFold
 
     rows = np.zeros(len(targets))
+    seed = seed and seed % 2**32  # scikit-learn takes no other seed
     if task.kind in ("binary", "multiclass"):
         labels = targets.numpy().astype(int)
         least = np.unique(labels, return_counts=True)[1].min()

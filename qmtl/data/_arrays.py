@@ -114,6 +114,8 @@ def as_samples(values: Any, name: str = "inputs") -> Tensor:
     if isinstance(values, Tensor):
         if values.is_complex():
             raise InvalidInputError(f"{name} must be real numbers, got {values.dtype}")
+        if values.layout != torch.strided:
+            raise InvalidInputError(f"{name} must be a dense tensor, got {values.layout}")
         return values
     is_complex = isinstance(values, np.ndarray) and np.iscomplexobj(values)
     if values is None or is_complex:
@@ -128,6 +130,8 @@ def as_samples(values: Any, name: str = "inputs") -> Tensor:
         if array.dtype.kind == "O":
             if any(isinstance(value, str) for value in array.ravel()):
                 raise ValueError("texts")
+            array = array.astype(np.float64)
+        if array.dtype == np.longdouble:  # torch has no such type
             array = array.astype(np.float64)
         if array.dtype.kind not in "biuf":
             raise ValueError(str(array.dtype))
@@ -144,6 +148,8 @@ def as_samples(values: Any, name: str = "inputs") -> Tensor:
 
 def _frame_numbers(values: Any) -> np.ndarray:
     kinds = {getattr(dtype, "kind", "O") for dtype in getattr(values, "dtypes", ())}
+    if kinds & set("mM"):  # pandas would write nanoseconds
+        raise TypeError("dates")
     if hasattr(values, "dtypes") and kinds <= set("iu"):
         return np.asarray(values.to_numpy())
     return np.asarray(values.to_numpy(dtype=np.float64, na_value=np.nan))

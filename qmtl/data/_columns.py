@@ -14,6 +14,7 @@ from qmtl.data._cells import (
     column_dates,
     column_numbers,
     column_texts,
+    with_plain_rows,
 )
 from qmtl.errors import InvalidInputError, unknown_name
 
@@ -244,7 +245,8 @@ class TableColumns:
                 raise InvalidInputError(
                     f"the table has the column {name!r} {found.count(name)} times"
                 )
-        return table.iloc[:, [places[name] for name in self.names]].set_axis(self.names, axis=1)
+        table = table.iloc[:, [places[name] for name in self.names]].set_axis(self.names, axis=1)
+        return with_plain_rows(table)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the columns as data that JSON can hold; `from_dict` reads it.

@@ -111,7 +111,8 @@ class TextTable:
         text, as_stored = _as_utf8(path, encoding, usual_encoding)
         if b"\r" in text:
             text, as_stored = text.replace(b"\r\n", b"\n").replace(b"\r", b"\n"), False
-        start = len(text) - len(text.lstrip(b"\n"))
+        blank = re.match(rb"( *\n)*", text)
+        start = blank.end() if blank else 0
         # Excel writes this line.
         declared = re.match(r"sep=(.)\n", text[start : start + 9].decode(errors="ignore"))
         if declared:
@@ -137,7 +138,9 @@ class TextTable:
                 f"{header[0]!r}; did you mean {other[0]!r}?"
             )
 
-    def _rows(self, text: str, delimiter: str | None = None) -> Iterator[tuple[int, list[str]]]:
+    def _rows(
+        self, text: str, delimiter: str | None = None, lines_before: int = 0
+    ) -> Iterator[tuple[int, list[str]]]:
         """Yield the cells of each row, after the number of the line where it ends."""
         rows = csv.reader(
             io.StringIO(text, newline=""), delimiter=delimiter or self.delimiter,
@@ -148,17 +151,21 @@ class TextTable:
                 yield rows.line_num, row
         except csv.Error as error:
             raise InvalidInputError(
-                f"{self.path}: cannot be read as a table: line {rows.line_num}: {error}"
+                f"{self.path}: cannot be read as a table: line {lines_before + rows.line_num}: "
+                f"{error}"
             ) from error
+
+    def _first_rows(self, delimiter: str | None = None) -> Iterator[list[str]]:
+        """Yield the rows of the sample, which may end within a cell, up to an error."""
+        with contextlib.suppress(InvalidInputError):
+            for _, row in self._rows(self.sample, delimiter):
+                yield row
 
     def _find_delimiter(self) -> str:
         """Return the delimiter that makes most rows as wide as the header; a comma if none does."""
         found = []
         for mark in DELIMITERS:
-            try:
-                widths = [len(row) for _, row in self._rows(self.sample, mark) if any(row)]
-            except InvalidInputError:
-                continue
+            widths = [len(row) for row in self._first_rows(mark) if any(row)]
             if widths and widths[0] > 1:
                 fitting = sum(width in (widths[0], widths[0] + 1) for width in widths)
                 found.append((round(fitting / len(widths), 1), widths[0], mark))
@@ -166,7 +173,7 @@ class TextTable:
 
     def _with_row_names(self, header: list[str]) -> list[str]:
         """Return the header, with a nameless column added if rows have one cell more."""
-        rows = [row for _, row in self._rows(self.sample) if any(row)][1:]
+        rows = [row for row in self._first_rows() if any(row)][1:]
         if not rows or any(len(row) != len(header) + 1 for row in rows):
             return header
         # The extra cell is a separator at the ends of lines, or a row name at their starts, as R
@@ -279,9 +286,10 @@ class TextTable:
         if self.text.find(b'"', self.start) < 0 and all(map(self._is_even, self._blocks())):
             return
         width = len(self.header)
-        rows = self._rows(self.text[self.start :].decode())
+        lines = self.text.count(b"\n", 0, self.start)
+        rows = self._rows(self.text[self.start :].decode(), lines_before=lines)
         for number, (_, row) in enumerate(rows, start=2):
-            if row and len(row) != width:
+            if row not in ([], [""]) and len(row) != width:  # a line of blanks is not a row
                 raise InvalidInputError(
                     f"{self.path}: row {number} has {len(row)} cells, but the header has {width}"
                 )
@@ -312,8 +320,7 @@ class TextTable:
 
     def _find_decimal(self) -> str | None:
         """Return "," if a comma in some cell must be a decimal mark, else None."""
-        rows = (row for _, row in self._rows(self.sample))
-        cells = {cell.strip() for row in rows for cell in row if "," in cell}
+        cells = {cell.strip() for row in self._first_rows() for cell in row if "," in cell}
         decimal = re.compile(r"[+-]?(\d{1,3}([.' \u00a0]\d{3})+|\d*),\d+")
         grouped = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+")
         clear = any(decimal.fullmatch(cell) and not grouped.fullmatch(cell) for cell in cells)

@@ -26,15 +26,19 @@ from qmtl.tasks import is_date, rounding, truth_word
 if TYPE_CHECKING:
     import pandas as pd
 
+CONTAINERS = (list, tuple, dict, set, np.ndarray, complex)  # these are no cells of a table
 FIRST = 100  # number of texts that suggest the type of a column
 _DATES = ("%Y-%m-%d", "%Y/%m/%d", "%Y.%m.%d", "%d.%m.%Y", "%d/%m/%Y", "%m/%d/%Y", "%d-%m-%Y",
           "%m-%d-%Y", "%d %b %Y", "%d %B %Y", "%d-%b-%Y", "%b %d, %Y", "%B %d, %Y")  # fmt: skip
-_TIMES = ("", " %H:%M", " %H:%M:%S", "T%H:%M:%S", " %H:%M:%S.%f")
+_TIMES = ("", " %H:%M", " %H:%M:%S", "T%H:%M:%S", " %H:%M:%S.%f", " %I:%M %p", " %I:%M:%S %p")
 _EMAIL = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s]+")
 # A number between signs: 12%, -€ 1,234.50, (7), and numbers with a typographic minus.
 _WITH_SIGNS = re.compile(r"\W{0,4}\d+([ ,.'’]\d{3})*([.,]\d+)?\W{0,4}")
 _UNIT = re.compile(r"[%‰°$€£¥₹₽₩]")
-_ID = re.compile(r"(.*[_\W])?(id|ids|idx|index|uuid|guid|row|rownames)|.*[a-z](Id|ID)", re.DOTALL)
+_ID = re.compile(
+    r"(.*[_\W])?(?i:ids?|idx|index|uuid|guid|row|rownames|row[_\W]?(no|number)|s?no|nr)\.?"
+    r"|.*[a-z](Id|ID)|#", re.DOTALL
+)  # fmt: skip
 
 
 class _Found(NamedTuple):
@@ -154,7 +158,7 @@ def _what(
     ):
         return "is empty" if column.isna().all() else _Found("date", "ISO8601")
     known = column.dropna()
-    if len(known) and isinstance(known.iloc[0], list | tuple | dict | set | np.ndarray):
+    if len(known) and isinstance(known.iloc[0], CONTAINERS):
         return f"holds values of the type {type(known.iloc[0]).__name__}: write one number a column"
     first = column_texts(known.iloc[:FIRST])[0] or column_texts(column)[0]
     if not first:

@@ -145,9 +145,9 @@ def wanted_columns(header: Sequence[str], targets: Targets, roles: Iterable[str]
             f"targets: expected tasks, column names or a dict of kinds, got {targets!r}"
         )
     if isinstance(targets, Mapping):
-        pairs = list(targets.items())
+        pairs = [(str(name), wanted) for name, wanted in targets.items()]
     else:
-        pairs = [(t.name, t) if isinstance(t, Task) else (t, None) for t in targets]
+        pairs = [(t.name, t) if isinstance(t, Task) else (str(t), None) for t in targets]
     if not pairs:
         raise InvalidInputError("targets: expected at least one column, got none")
     named = {name for name, _ in pairs if name in header} | {*roles}
@@ -161,7 +161,7 @@ def wanted_columns(header: Sequence[str], targets: Targets, roles: Iterable[str]
             found.append((_label_columns(wanted, header), wanted))
         elif name in header:
             found.append(((name,), wanted))
-        elif isinstance(name, str) and any(mark in name for mark in "*?["):
+        elif any(mark in name for mark in "*?["):
             free = [c for c in header if c not in named and not is_nameless(c)]
             columns = [c for c in free if fnmatch.fnmatchcase(c, name)]
             if not columns:

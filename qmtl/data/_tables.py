@@ -12,7 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from torch import Tensor
 
 from qmtl._sections import Fractions, RecipePath, explain
-from qmtl.data._cells import column_numbers
+from qmtl.data._cells import column_numbers, with_plain_rows
 from qmtl.data._csv import TextTable, is_nameless, local_path
 from qmtl.data._dataset import DataSection, MultiTaskData, Split
 from qmtl.data._learn import learn_columns
@@ -267,9 +267,11 @@ class _Options:
                 raise InvalidInputError(
                     f"{argument}: expected a sequence of columns, got {given!r}"
                 )
-            # pandas' Index, which has no truth value, is common here.
-            object.__setattr__(self, argument, None if given is None else list(given))
+            # pandas' Index, which has no truth value, is common here; so are numbers as names.
+            object.__setattr__(self, argument, None if given is None else list(map(str, given)))
         object.__setattr__(self, "ignore", self.ignore or [])
+        for argument, name in self.special.items():
+            object.__setattr__(self, argument, str(name))
 
     @property
     def roles(self) -> set[str]:
@@ -363,7 +365,7 @@ def _named(table: "pd.DataFrame") -> "pd.DataFrame":
     if len(set(names)) < len(names):
         name = next(name for name in names if names.count(name) > 1)
         raise InvalidInputError(f"table: the column name {name!r} appears twice")
-    return table.set_axis(names, axis=1)
+    return with_plain_rows(table.set_axis(names, axis=1))
 
 
 def _input_names(header: list[str], options: _Options, taken: dict[str, str]) -> list[str]:

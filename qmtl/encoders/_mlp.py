@@ -61,11 +61,10 @@ class MLP(Described):
         seed: int | None = None,
     ) -> None:
         super().__init__()
-        widths = (in_features, *hidden, out_features)
-        if any(isinstance(w, bool) or not isinstance(w, int) or w < 1 for w in widths):
-            raise InvalidInputError(f"widths must be integers >= 1, got {widths}")
+        given = (in_features, *hidden, out_features)
+        widths = tuple(check_integer("widths", width) for width in given)
         check_layers(activation, dropout)
-        self.in_features, self.hidden, self.out_features = in_features, hidden, out_features
+        self.in_features, self.hidden, self.out_features = widths[0], widths[1:-1], widths[-1]
         self.activation, self.dropout = activation, dropout
         self.standardise = standardise
         if standardise:

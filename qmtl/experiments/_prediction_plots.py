@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
-from qmtl.errors import InvalidInputError
-from qmtl.plotting import COLOURS, legend_below, line_look, plain
+from qmtl.data import as_samples
+from qmtl.errors import InvalidInputError, check_type
+from qmtl.plotting import COLOURS, axes_or_new, legend_below, line_look, plain
 from qmtl.tasks import MISSING, Task
 from qmtl.training import class_labels
 
@@ -24,17 +25,17 @@ MOST_CURVES = 12
 MOST_POINTS = 2000
 
 
-def plot_confusion(task: Task, predictions: Tensor, targets: Tensor, ax: "Axes") -> "Axes":
+def plot_confusion(task: Task, predictions: Any, targets: Any, ax: "Axes | None" = None) -> "Axes":
     """Plot the confusion matrix in percent of the true class, with true classes as rows.
 
     Args:
         task: a binary or multiclass task.
         predictions: predictions in the form of `Task.activation`.
-        targets: targets in the form of `Task.to_targets`; rows without a label are left out.
-        ax: axes to draw on.
+        targets: labels, see `Task.to_targets`; rows without a label are left out.
+        ax: axes to draw on; None for those of a new figure.
 
     Raises:
-        InvalidInputError: for another kind of task, or without any label.
+        InvalidInputError: for another kind of task, other shapes, or without any label.
 
     Example:
         >>> import torch
@@ -45,7 +46,7 @@ def plot_confusion(task: Task, predictions: Tensor, targets: Tensor, ax: "Axes")
         >>> [text.get_text() for text in ax.texts]
         ['50', '50', '0', '100']
     """
-    _check_kind(task, "binary", "multiclass")
+    predictions, targets, ax = _checked(task, predictions, targets, ax, "binary", "multiclass")
     rows = _labelled(task, targets)
     labels = class_labels(task)
     counts = np.zeros((len(labels), len(labels)))
@@ -69,7 +70,7 @@ def plot_confusion(task: Task, predictions: Tensor, targets: Tensor, ax: "Axes")
     return ax
 
 
-def plot_roc(task: Task, predictions: Tensor, targets: Tensor, ax: "Axes") -> "Axes":
+def plot_roc(task: Task, predictions: Any, targets: Any, ax: "Axes | None" = None) -> "Axes":
     """Plot true against false positive rate of a binary or multilabel task, with areas.
 
     A multilabel task has a curve for each label with both classes, at most for the twelve labels
@@ -84,7 +85,7 @@ def plot_roc(task: Task, predictions: Tensor, targets: Tensor, ax: "Axes") -> "A
         >>> ax.get_legend_handles_labels()[1]
         ['AUROC 1.000']
     """
-    _check_kind(task, "binary", "multilabel")
+    predictions, targets, ax = _checked(task, predictions, targets, ax, "binary", "multilabel")
     shape = (len(targets), task.n_outputs)
     scores, truth = predictions.reshape(shape).numpy(), targets.reshape(shape).numpy()
     positives = np.nansum(truth, axis=0)
@@ -113,7 +114,7 @@ def plot_roc(task: Task, predictions: Tensor, targets: Tensor, ax: "Axes") -> "A
 
 
 def plot_calibration(
-    task: Task, predictions: Tensor, targets: Tensor, ax: "Axes", *, bins: int = 10
+    task: Task, predictions: Any, targets: Any, ax: "Axes | None" = None, *, bins: int = 10
 ) -> "Axes":
     """Plot, in bins, how often predictions are right against their predicted probability.
 
@@ -128,7 +129,7 @@ def plot_calibration(
         >>> plot_calibration(task, p, y, Figure().subplots()).get_ylabel()
         'share that is right'
     """
-    _check_kind(task, "binary", "multiclass")
+    predictions, targets, ax = _checked(task, predictions, targets, ax, "binary", "multiclass")
     rows = _labelled(task, targets)
     chosen = task.decision(predictions[rows])
     right = (chosen == targets[rows]).double().numpy()
@@ -150,7 +151,7 @@ def plot_calibration(
 
 
 def plot_regression(
-    task: Task, predictions: Tensor, targets: Tensor, ax: "Axes", *, target: int = 0
+    task: Task, predictions: Any, targets: Any, ax: "Axes | None" = None, *, target: int = 0
 ) -> "Axes":
     """Plot predictions of a regression task against targets, with the line of zero error.
 
@@ -165,7 +166,7 @@ def plot_regression(
         >>> ax.get_xlabel()
         'true value'
     """
-    _check_kind(task, "regression")
+    predictions, targets, ax = _checked(task, predictions, targets, ax, "regression")
     shape = (len(targets), task.n_outputs)
     own = targets.reshape(shape)[:, target]
     rows = _labelled(task, own)
@@ -222,11 +223,23 @@ def plot_measured(rows: Sequence[Mapping[str, Any]], ax: "Axes") -> "Axes":
     return ax
 
 
-def _check_kind(task: Task, *kinds: str) -> None:
+def _checked(
+    task: Task, predictions: Any, targets: Any, ax: "Axes | None", *kinds: str
+) -> tuple[Tensor, Tensor, "Axes"]:
+    """Return the predictions and the labels as tensors, and axes to draw on."""
+    check_type("task", task, Task)
     if task.kind not in kinds:
         raise InvalidInputError(
             f"task {task.name!r} is {task.kind}; this plot is for {' and '.join(kinds)} tasks"
         )
+    labels = task.to_targets(targets).cpu()
+    given = as_samples(predictions, "predictions").detach().cpu().double()
+    if given.numel() != len(labels) * task.n_outputs or len(given) != len(labels):
+        raise InvalidInputError(
+            f"task {task.name!r}: predictions have shape {tuple(given.shape)}, expected "
+            f"{task.n_outputs} for each of {len(labels)} labels"
+        )
+    return given, labels, axes_or_new(ax)
 
 
 def _labelled(task: Task, targets: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -216,8 +216,9 @@ def merge(
         descent, arXiv:2501.01230; Concrete subspace learning, arXiv:2312.06173; LED-Merging,
         arXiv:2502.16770.
     """
-    if isinstance(models, MultiTaskModel):
-        raise InvalidInputError("models must be a list of MultiTaskModel, got a single one")
+    if isinstance(models, MultiTaskModel) or not isinstance(models, Iterable):
+        kind = type(models).__name__
+        raise InvalidInputError(f"models must be a list of MultiTaskModel, got a {kind}")
     models = list(models)
     same_tasks = check_models(models)
     if method not in METHODS:
@@ -307,10 +308,11 @@ def _plus(start: State, change: State) -> State:
 def _check_data(
     models: Sequence[MultiTaskModel], data: Sequence[MultiTaskData] | None, method: str
 ) -> None:
-    if data is None or len(data) != len(models):
-        count = "none" if data is None else str(len(data))
+    count = len(data) if isinstance(data, Sequence) else None
+    if data is None or count != len(models):
+        got = "none" if data is None else count or f"a {type(data).__name__}"
         raise InvalidInputError(
-            f"method {method!r} needs data=[...], one for each of {len(models)} models, got {count}"
+            f"method {method!r} needs data=[...], one for each of {len(models)} models, got {got}"
         )
     for number, (model, own) in enumerate(zip(models, data, strict=True), start=1):
         ours, theirs = (", ".join(t.name for t in tasks) for tasks in (model.tasks, own.tasks))

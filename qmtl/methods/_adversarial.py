@@ -12,7 +12,7 @@ from qmtl._calls import evaluating
 from qmtl._sections import Section
 from qmtl.data import Split
 from qmtl.encoders import Fusion
-from qmtl.errors import InvalidInputError
+from qmtl.errors import InvalidInputError, check_type
 from qmtl.methods._method import Batch, Method, MethodSection, Step
 from qmtl.model import MultiTaskModel
 from qmtl.tasks import Task, chosen_tasks, task_layout
@@ -165,6 +165,7 @@ def attacked_split(
         True
     """
     _check_inputs(model)
+    check_type("split", split, Split)
     by_name = {task.name: task for task in model.tasks if task.name in split.targets}
     names = chosen_tasks(attack.tasks, list(by_name))
     layout = task_layout(tuple(by_name[name] for name in names))

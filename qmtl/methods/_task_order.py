@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from qmtl.data import MultiTaskData
-from qmtl.errors import InvalidInputError
+from qmtl.errors import InvalidInputError, check_type
 from qmtl.methods._gradients import check_tasks_of
 from qmtl.model import MultiTaskModel
 from qmtl.plotting import COLOURS, INK, axes_or_new, plain
@@ -131,6 +131,7 @@ def task_graph(data: MultiTaskData, model: MultiTaskModel | None = None) -> Task
     """
     import pandas as pd
 
+    check_type("data", data, MultiTaskData)
     if model is not None:
         check_tasks_of(model, data)
     predictions = None if model is None else model.predict(data.train.inputs)

@@ -7,7 +7,7 @@ from itertools import product
 from typing import Any, Self
 
 from qmtl.circuit import ROTATIONS, Angle, Gate
-from qmtl.errors import InvalidInputError, is_number, unknown_name
+from qmtl.errors import InvalidInputError, check_type, is_number, unknown_name
 
 LETTERS = "IXYZ"
 
@@ -35,7 +35,8 @@ class Channel:
     shift: float = 0.0
 
     def __post_init__(self) -> None:
-        if len(self.factors) not in (4, 16) or self.factors[0] != 1:
+        numbers = all(map(is_number, (*self.factors, self.shift)))
+        if not numbers or len(self.factors) not in (4, 16) or self.factors[0] != 1:
             raise InvalidInputError(
                 f"factors must be 4 or 16 numbers, the first of them 1, got {self.factors}"
             )
@@ -45,6 +46,9 @@ class Channel:
             )
         if self.shift and len(self.factors) != 4:
             raise InvalidInputError("a shift needs a channel on one wire, got one on two")
+        # NumPy's numbers would not go into a file.
+        object.__setattr__(self, "factors", tuple(map(float, self.factors)))
+        object.__setattr__(self, "shift", float(self.shift))
 
     @property
     def n_wires(self) -> int:
@@ -64,15 +68,16 @@ class Channel:
             >>> Channel.pauli({"Z": 0.25}).factors
             (1.0, 0.5, 0.5, 1.0)
         """
+        check_type("probabilities", probabilities, Mapping)
         lengths = {len(string) for string in probabilities}
         if lengths not in ({1}, {2}) or set("".join(probabilities)) - set(LETTERS):
             raise InvalidInputError(
                 f"probabilities must be of Pauli strings of one or of two letters, got "
                 f"{list(probabilities)}"
             )
-        check_probability("sum of the probabilities", sum(probabilities.values()))
         for string, probability in probabilities.items():
             check_probability(f"probability of {string}", probability)
+        check_probability("sum of the probabilities", sum(probabilities.values()))
         strings = ["".join(letters) for letters in product(LETTERS, repeat=lengths.pop())]
         return cls(
             tuple(
@@ -89,6 +94,8 @@ class Channel:
         parameter is 4/3 (two wires: 16/15) times this probability.
         """
         check_probability("probability", probability)
+        if n_wires not in (1, 2):
+            raise InvalidInputError(f"n_wires must be 1 or 2, got {n_wires!r}")
         rest = 1 - probability * 4**n_wires / (4**n_wires - 1)
         return cls((1.0, *[rest] * (4**n_wires - 1)))
 
@@ -134,11 +141,17 @@ class Channel:
             >>> Channel.amplitude_damping(1.0).then(Channel.depolarising(0.75)).shift
             0.0
         """
+        check_type("other", other, Channel)
+        if other.n_wires != self.n_wires:
+            raise InvalidInputError(
+                f"other must be on as many wires, {self.n_wires}, got {other.n_wires}"
+            )
         factors = tuple(a * b for a, b in zip(self.factors, other.factors, strict=True))
         return Channel(factors, other.factors[3] * self.shift + other.shift)
 
     def scaled(self, scale: float) -> "Channel":
         """Return the channel `scale` times as strong: factors to this power, shift accordingly."""
+        check_scale(scale)
         if scale == 1:
             return self
         factors = tuple(
@@ -151,6 +164,12 @@ class Channel:
 def _anticommute(a: str, b: str) -> bool:
     pairs = zip(a, b, strict=True)
     return sum(x != y and "I" not in (x, y) for x, y in pairs) % 2 == 1
+
+
+def check_scale(scale: Any) -> None:
+    """Raise `InvalidInputError` unless 0 <= scale."""
+    if not is_number(scale) or not scale >= 0:
+        raise InvalidInputError(f"scale must be a number that is not negative, got {scale!r}")
 
 
 def check_probability(name: str, value: Any) -> None:

@@ -10,7 +10,7 @@ from qmtl._io import write_json
 from qmtl.circuit import Gate
 from qmtl.errors import InvalidInputError, as_path, unknown_name
 from qmtl.noise._backend import Channels, Key, fake_backends, read_calibration
-from qmtl.noise._channel import Channel, CoherentError, check_probability
+from qmtl.noise._channel import Channel, CoherentError, check_probability, check_scale
 from qmtl.noise._events import Order, Timing, Wires
 
 T = TypeVar("T")
@@ -163,8 +163,7 @@ class DeviceNoise:
 
         The sum of a wire's two read-out errors grows up to 1, where a bit holds no information.
         """
-        if not scale >= 0:
-            raise InvalidInputError(f"scale must not be negative, got {scale}")
+        check_scale(scale)
 
         def times(p: tuple[float, float]) -> tuple[float, float]:
             most = max(1.0, 1 / sum(p)) if any(p) else 1.0

@@ -12,7 +12,7 @@ from sklearn.utils.class_weight import compute_class_weight
 from torch import Tensor
 
 from qmtl.errors import InvalidInputError
-from qmtl.tasks import Task, is_date, number_in
+from qmtl.tasks import Task, is_date, number_in, plain_text, shown, truth_word
 
 
 @dataclass(frozen=True)
@@ -61,12 +61,13 @@ class ClassColumn:
     @property
     def task(self) -> Task:
         count = len(self.classes)
-        words: list[str] | None = [str(value) for value in self.classes]
-        if len(set(words or ())) < count or not all(words or ()):
-            words = None
+        words = [str(value) for value in self.classes]
+        # A task takes some texts for the same label, and no empty text; scikit-learn does not.
+        labels = {truth_word(word) or plain_text(word) for word in words}
+        names = words if len(labels) == count and "" not in labels else None
         if count == 2:
-            return Task.binary(self.name, class_names=words, class_weights=self.weights)
-        return Task.multiclass(self.name, count, class_names=words, class_weights=self.weights)
+            return Task.binary(self.name, class_names=names, class_weights=self.weights)
+        return Task.multiclass(self.name, count, class_names=names, class_weights=self.weights)
 
     def targets(self, values: np.ndarray) -> Tensor:
         """Return the labels as the task's canonical targets; None and NaN are missing."""
@@ -105,7 +106,7 @@ class NumberColumn:
             if not isinstance(values[row], Real):
                 raise InvalidInputError(
                     f"y: column {called!r} is a regression and must hold numbers, row {row} has "
-                    f"{values[row]!r}"
+                    f"{shown(values[row])}"
                 )
         numbers[known] = values[known].astype(np.float64)
         if np.isinf(numbers).any():
@@ -185,7 +186,7 @@ def agreement(name: str, truth: np.ndarray, predicted: np.ndarray) -> np.ndarray
     if texts[0] != texts[1] and len(left):
         raise InvalidInputError(
             f"y: the labels of column {name!r} must be of the type of its classes, such as "
-            f"{right[0]!r}, got {left[0]!r}"
+            f"{shown(right[0])}, got {shown(left[0])}"
         )
     equal: np.ndarray = left == right
     return equal.astype(bool)
@@ -274,7 +275,7 @@ def _as_array(y: Any) -> np.ndarray:
     try:
         array = np.asarray(y)
         # NumPy converts numbers beside texts, and None, to texts.
-        if array.dtype.kind in "US" and not hasattr(y, "dtype"):
+        if array.dtype.kind == "T" or (array.dtype.kind in "US" and not hasattr(y, "dtype")):
             array = np.asarray(y, dtype=object)
     except (TypeError, ValueError):
         raise InvalidInputError(

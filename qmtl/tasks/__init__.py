@@ -26,4 +26,5 @@ from qmtl.tasks._texts import is_missing as is_missing
 from qmtl.tasks._texts import number_in as number_in
 from qmtl.tasks._texts import number_text as number_text
 from qmtl.tasks._texts import plain_text as plain_text
+from qmtl.tasks._texts import shown as shown
 from qmtl.tasks._texts import truth_word as truth_word

@@ -191,6 +191,7 @@ def _check_task(task: "TaskDefinition") -> None:
         )
     if task.kind not in METRICS:
         raise unknown_name(f"kind of task '{task.name}':", task.kind, METRICS)
+    object.__setattr__(task, "name", str(task.name))  # NumPy's texts are texts, too
     _check_n_outputs(task)
     checks = {
         "class_names": _check_class_names,
@@ -237,7 +238,7 @@ def _check_class_names(task: "TaskDefinition", names: tuple[Any, ...]) -> tuple[
                     f"class_names of {task.kind} task '{task.name}': {other!a} and "
                     f"{name!a} are the same label"
                 )
-    return names
+    return tuple(map(str, names))
 
 
 def _check_class_weights(task: "TaskDefinition", weights: tuple[Any, ...]) -> tuple[float, ...]:

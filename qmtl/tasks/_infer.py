@@ -17,6 +17,7 @@ from qmtl.tasks._texts import (
     number_in,
     number_text,
     plain_text,
+    shown,
     truth_word,
 )
 
@@ -112,10 +113,12 @@ def _split(name: str, distinct: Sequence[Any]) -> tuple[list[float], list[str]]:
             texts.append(plain_text(value))
             continue
         try:
+            if isinstance(number, complex):
+                raise TypeError  # NumPy's would lose a part, with a warning
             numbers.append(float(number))
         except (TypeError, ValueError, OverflowError) as error:
             raise InvalidInputError(
-                f"labels of '{name}': expected numbers or texts, got {value!r}"
+                f"labels of '{name}': expected numbers or texts, got {shown(value)}"
             ) from error
     return numbers, texts
 

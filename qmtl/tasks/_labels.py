@@ -21,6 +21,7 @@ from qmtl.tasks._texts import (
     number_in,
     number_text,
     plain_text,
+    shown,
     truth_word,
 )
 
@@ -44,7 +45,7 @@ def as_labels(name: str, values: Any) -> np.ndarray:
         values[mask] = None
     try:
         array = np.asarray(values)
-        if array.dtype.kind in "US":
+        if array.dtype.kind in "UST":
             array = np.asarray(values, dtype=object)  # otherwise None and NaN become texts
     except (ValueError, TypeError) as error:
         raise InvalidInputError(
@@ -238,21 +239,23 @@ def _as_code(task: "Task", value: Any, names: _Names) -> float:
         if is_date(value):
             raise InvalidInputError(f"{str(value)!r}, a date or a time, which is not a label")
         try:
+            if isinstance(value, complex):
+                raise TypeError  # NumPy's would lose a part, with a warning
             number = float(value)
         except (TypeError, ValueError, OverflowError):
-            raise InvalidInputError(f"{value!r}; expected a number") from None
+            raise InvalidInputError(f"{shown(value)}; expected a number") from None
     if number is None:
-        raise InvalidInputError(f"the text {value!r}; allowed are {_allowed(task, names)}")
+        raise InvalidInputError(f"the text {shown(value)}; allowed are {_allowed(task, names)}")
     if names.numbers:
         if abs(number) >= EXACT:
-            raise InvalidInputError(f"{value!r}; {TOO_LARGE}")
+            raise InvalidInputError(f"{shown(value)}; {TOO_LARGE}")
         if names.numbers.get(number, -1) >= 0:
             return names.numbers[number]
         if number != MISSING:
             hint = (
                 "; a tensor would hold class numbers" if number in range(len(names.texts)) else ""
             )
-            raise InvalidInputError(f"{value!r}; allowed are {_allowed(task, names)}{hint}")
+            raise InvalidInputError(f"{shown(value)}; allowed are {_allowed(task, names)}{hint}")
     return math.nan if number == MISSING and task.kind != "regression" else number
 
 

@@ -225,6 +225,7 @@ class Task(TaskDefinition):
             >>> Task.binary("a").decision(torch.tensor([0.2, 0.5]))
             tensor([0, 1])
         """
+        predictions = torch.as_tensor(predictions)
         if self.kind == "regression":
             return predictions
         if self.kind == "multiclass":

@@ -11,8 +11,9 @@ import numpy as np
 MISSING_WORDS = frozenset({
     "", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN",
     "<NA>", "N/A", "NA", "NULL", "NaN", "None", "n/a", "nan", "null", "?",
+    "#DIV/0!", "#NAME?", "#NULL!", "#NUM!", "#REF!", "#VALUE!",
 })  # fmt: skip
-"""Texts that stand for a missing value: those of `pandas.read_csv`, and a question mark."""
+"""Texts of a missing value: those of `pandas.read_csv`, a question mark, and Excel's errors."""
 
 EXACT = 2.0**53  # from here on, different whole numbers can be the same float
 
@@ -89,6 +90,16 @@ def is_date(value: Any) -> bool:
         return _DATE.fullmatch(value.strip()) is not None
     dates = datetime.date | datetime.time | datetime.timedelta | np.datetime64 | np.timedelta64
     return isinstance(value, dates) or type(value).__name__ == "Period"
+
+
+def shown(value: Any) -> str:
+    """Return a label as Python writes it, also if it is of NumPy's type.
+
+    Example:
+        >>> shown(np.str_("a")), shown(np.int64(3)), shown(0.5)
+        ("'a'", '3', '0.5')
+    """
+    return repr(value.item() if isinstance(value, np.generic) else value)
 
 
 def plain_text(text: str) -> str:

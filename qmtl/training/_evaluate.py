@@ -13,7 +13,7 @@ from torch import Tensor
 
 from qmtl._calls import evaluating
 from qmtl.data import MultiTaskData, Split
-from qmtl.errors import RunDirectoryError, as_path
+from qmtl.errors import RunDirectoryError, as_path, check_type
 from qmtl.methods import Attack, Batch, attacked_split
 from qmtl.model import MultiTaskModel
 from qmtl.tasks import Task, evaluate_all, evaluate_joined, task_layout
@@ -84,6 +84,7 @@ def evaluate(
         >>> list(evaluate(model, data.test, attack=qmtl.methods.Attack(epsilon=0.1))["parity"])
         ['loss', 'accuracy', 'f1', 'auroc']
     """
+    check_type("split", split, Split)
     if attack is not None:
         split = attacked_split(model, split, attack, batch_size=batch_size)
     reference = next(model.parameters())

@@ -89,7 +89,8 @@ class TrainingSettings(MethodOptions):
         accelerator: Lightning's accelerator: ``cpu``, ``gpu`` or ``auto``.
         devices: number of processes or GPUs. With more than one, each process runs the script, so
             that the script's other work should be under ``if __name__ == "__main__"``.
-        num_workers: number of processes that load data; the data sets here are in memory.
+        num_workers: number of processes that load data, at most 1,024; the data sets here are in
+            memory.
         threads: torch's number of threads in each process during training, restored afterwards.
             None chooses by the size of a step: one thread for all but large models.
     """
@@ -117,7 +118,7 @@ class TrainingSettings(MethodOptions):
     seed: Seed = 0
     accelerator: Literal["cpu", "gpu", "auto"] = "auto"
     devices: int = Field(1, ge=1)
-    num_workers: int = Field(0, ge=0)
+    num_workers: int = Field(0, ge=0, le=1024)
     threads: int | None = Field(None, ge=1)
 
     @model_validator(mode="after")

@@ -218,7 +218,8 @@ def _plain_interrupt() -> Iterator[None]:
 def quiet_libraries() -> Iterator[None]:
     """Silence Lightning's notes on devices and workers, which do not concern qmtl's users."""
     names = ("pytorch_lightning", "lightning.pytorch", "lightning_fabric")
-    with silenced(*names), warnings.catch_warnings():
+    # One thread at a time, since levels and filters belong to all threads.
+    with own_generator(), silenced(*names), warnings.catch_warnings():
         warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric")
         # cvxpy warns of the form in which TorchJD states Nash-MTL's problem, but solves it.
         not_dpp = ".*parameterized problem that is not DPP"

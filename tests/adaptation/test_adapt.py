@@ -322,6 +322,7 @@ def _data(name, task, labels):
         (lambda m, y: m.adapt(Task.binary("n"), (X[:, :3], y)), "3|shape"),
         (lambda m, y: m.adapt(Task.binary("n"), X), "a pair of inputs and labels, got Tensor"),
         (lambda m, y: m.adapt(Task.binary("n"), (X, y), methods=["ridg"]), "did you mean 'ridge'"),
+        (lambda m, y: m.adapt(Task.binary("n"), (X, y), methods=None), "unknown method None"),
         (
             lambda m, y: m.adapt(Task.regression("n"), (X, y), methods=["logistic"]),
             "for the regression task 'n'",
@@ -403,3 +404,9 @@ def test_what_takes_no_extended_or_gated_head_says_what_to_take(gated):
     if not gated:
         with pytest.raises(InvalidInputError, match=words):
             found.with_simulator("default.qubit")
+
+
+@pytest.mark.parametrize("seed", [-1, 2**40, None])
+def test_any_seed_of_torch_will_do(seed):
+    larger = model().adapt(Task.binary("n"), (X, LABELS["binary"][1]), methods="ridge", seed=seed)
+    assert larger.head.notes["n"]["method"] == "ridge"

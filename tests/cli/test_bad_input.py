@@ -44,6 +44,7 @@ def test_too_little_memory(qmtl, monkeypatch, error):
         (["train", "digits", "--set", "encoder.seed=1" + 26 * "0"], ["encoder.seed", "2147483648"]),
         (["train", "digits", "--set", "head.seed=-1"], ["head.seed", "-1"]),
         (["train", "digits", "--set", "data.seed=2147483648"], ["data.seed", "2147483648"]),
+        (["train", "digits", "--set", "training.num_workers=9999"], ["num_workers", "1024"]),
         (["train", "digits", "--set", "name.x=1"], ["'name'", "not a table"]),
         (["train", "digits", "--set", 'data.tasks=["digti"]'], ["'digti'", "'digit'"]),
         (["train", "digits", "--set", 'data.tasks=["ink","ink"]'], ["'ink', 'ink'", "distinct"]),

@@ -94,7 +94,8 @@ class TestFromArrays:
         X = np.arange(40.0).reshape(20, 2)
         y = [0, 1] * 10
         first = from_arrays(X, {"a": y})
-        for same in (X.tolist(), torch.from_numpy(X), pd.DataFrame(X), X.astype(np.int64)):
+        for same in (X.tolist(), torch.from_numpy(X), pd.DataFrame(X), X.astype(np.int64),
+                     X.astype(np.longdouble)):  # fmt: skip
             data = from_arrays(same, {"a": y})
             assert torch.equal(data.train.inputs, first.train.inputs)
             assert data.train.inputs.dtype == torch.float32
@@ -131,6 +132,9 @@ class TestFromArrays:
         [
             ([1.0, 2.0], {"a": [0, 1]}, {}, "at least 2 dimensions (rows, inputs), got shape (2,)"),
             ([["x"]], {"a": [0]}, {}, "X must be an array of numbers"),
+            (pd.DataFrame({"d": pd.date_range("2020", periods=9), "x": 1.0}), {"a": [0] * 9}, {},
+             "qmtl.data.from_frame makes inputs of columns with texts and dates"),
+            (torch.eye(9).to_sparse(), {"a": [0] * 9}, {}, "dense tensor, got torch.sparse_coo"),
             ([[1], [2, 3]], {"a": [0, 1]}, {}, "X must be an array of numbers"),
             (np.zeros((0, 2)), {"a": []}, {}, "expected rows and inputs, got shape (0, 2)"),
             ([[1.0]] * 9, {}, {}, "targets: expected a dict"),

@@ -65,6 +65,9 @@ class TestInputs:
             (["<5", ">=5"] * 30, ("<5", ">=5")),
             (["10:30", "noon"] * 30, ("10:30", "noon")),
             (["N/A", "p", "q"] * 20, ("p", "q")),
+            (["#DIV/0!", "p", "#REF!"] * 20, ("p",)),
+            (["1:10", "1:30", "1:100"] * 20, ("1:10", "1:100", "1:30")),
+            (["25:31", "30:28", "9:77"] * 20, ("25:31", "30:28", "9:77")),
         ],
     )
     def test_categories(self, column, categories):
@@ -78,6 +81,8 @@ class TestInputs:
             ("%d.%m.%Y", "%d.%m.%Y"),
             ("%m/%d/%Y %H:%M", "%m/%d/%Y %H:%M"),
             ("%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%S"),
+            ("%m/%d/%Y %I:%M:%S %p", "%m/%d/%Y %I:%M:%S %p"),
+            ("%d.%m.%Y %I:%M %p", "%d.%m.%Y %I:%M %p"),
             ("%d %b %Y", "%d %b %Y"),
             (None, "ISO8601"),
         ],
@@ -124,6 +129,21 @@ class TestInputs:
             ("PassengerId", list(range(N, 0, -1)), "looks like an id"),
             ("user_id", list(range(N)), "looks like an id"),
             ("Unnamed: 0", list(range(N)), "looks like an id"),
+            *(
+                (name, list(range(1, N + 1)), "looks like an id")
+                for name in (
+                    "Id",
+                    "ID",
+                    "Customer ID",
+                    "Loan_ID",
+                    "Index",
+                    "RowNumber",
+                    "Serial No.",
+                    "S.No",
+                    "#",
+                )
+            ),
+            ("wave", [1j] * N, "holds values of the type complex"),
             ("mail", [f"a{i % 9}@example.org" for i in range(N)], "holds e-mail addresses"),
             (
                 "note",
@@ -175,12 +195,9 @@ class TestInputs:
 
     def test_numbers_that_only_look_like_ids(self):
         whole = list(range(N))
-        data = from_frame(frame(day=whole, grid=[i % 9 for i in whole]), targets=["y"])
-        assert data.columns.names == ("size", "day", "grid")
-
-    def test_complex_numbers(self):
-        data = from_frame(frame(x=[1j] * N), targets=["y"])
-        assert data.columns.categorical[0][0] == "x"  # one text, and no number invented
+        names = ("day", "grid", "No1", "humid", "casino")
+        data = from_frame(frame(**dict.fromkeys(names, whole)), targets=["y"])
+        assert data.columns.names == ("size", *names)
 
     def test_nothing_is_left(self):
         table = frame(id=[f"u{i}" for i in range(N)]).drop(columns="size")
@@ -440,6 +457,8 @@ def test_names_that_are_not_texts():
     table = pd.DataFrame({0: 100.0 + SIZE, 1: -SIZE, 2: Y})
     for data, new in (
         (from_frame(table, targets="2"), table),
+        (from_frame(table, targets={2: "binary"}, inputs=[0, 1]), table),
+        (from_frame(table.assign(more=0), targets=[2], ignore=["more"]), table),
         (qmtl.data.from_arrays(table[[0, 1]], {"2": Y}, standardise=True), table[[1, 0]]),
     ):
         circuit = qmtl.HeadCircuit(data.tasks)
@@ -448,6 +467,16 @@ def test_names_that_are_not_texts():
         model = qmtl.fit(model, data, max_epochs=1, progress=False).model
         expected = model.predict(data.test.inputs)["2"]
         torch.testing.assert_close(model.predict(new)["2"][data.test.index], expected)
+
+
+def test_rows_of_several_levels_are_named_without_types_of_numpy():
+    table = frame(x=[*map(str, range(N - 1)), "ab"])
+    table.index = pd.MultiIndex.from_product([range(6), range(N // 6)])
+    with pytest.raises(InvalidInputError, match=f"row 5, {N // 6 - 1}, column 'x': expected a"):
+        from_frame(table, targets=["y"])
+    columns = TableColumns((("x", 0.0, 1.0),))
+    with pytest.raises(InvalidInputError, match=f"row 5, {N // 6 - 1}, column 'x': expected a"):
+        columns.encode(table)
 
 
 def test_columns_given_as_an_index():

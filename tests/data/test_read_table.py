@@ -179,7 +179,9 @@ def test_words_for_missing_values(read, word):
         ("a,b\n1,2\n3\n", "row 3 has 1 cells, but the header has 2"),
         ('a,b\n"1",2\n3\n', "row 3 has 1 cells, but the header has 2"),
         ("a,b\n1,2,3\n1,2\n", "row 2 has 3 cells"),
-        ('a,b\n1,"2\n', "cannot be read as a table"),
+        ('a,b\n1,"2\n', "cannot be read as a table: line 2: unexpected end of data"),
+        ('\n"a\nb",c\n1,2\n"3,4\n', "line 5: unexpected end of data"),
+        ('a\tb\n1\tx\n2\t"y\n3\tz\n4\t"y\n', "line 5: '\t' expected after '\"'"),
         (b"a,b\n1,\x00\n", "expected text in utf-8 or cp1252"),
         (b"\x89PNG\r\n\x1a\n\x81\x00", "read the file with pandas and use from_frame"),
     ],
@@ -215,6 +217,20 @@ def test_a_pipe(tmp_path):
         assert rows(read_table(f"/dev/fd/{ends[0]}")) == [["a", "b"], [1, "x"]]
     finally:
         os.close(ends[0])
+
+
+@pytest.mark.parametrize("before", [0, 498, 998])
+def test_cells_of_several_lines_around_the_first_thousand(read, before):
+    frame = read("id;word\n" + before * "1;2\n" + 400 * '7;"a,b\nc,d,e\nf"\n')
+    assert frame.shape == (before + 400, 2)
+    assert rows(frame)[-1] == [7, "a,b\nc,d,e\nf"]
+
+
+def test_lines_of_blanks_are_not_rows(read):
+    frame = read("   \n\n  \na,b\n1,x\n  \n \n2,y\n   ")
+    assert rows(frame) == [["a", "b"], [1, "x"], [2, "y"]]
+    assert list(frame.index) == [2, 5]
+    assert rows(read("a\n1\n  \n2\n")) == [["a"], [1], [2]]
 
 
 def test_a_large_file_is_read_like_a_small_one(read):

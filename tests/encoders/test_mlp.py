@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -57,7 +58,9 @@ def test_seed():
 
 
 def test_description():
-    encoder = MLP(4, 8, 6, out_features=3, activation="silu", dropout=0.25, seed=0)
+    encoder = MLP(
+        np.int64(4), np.int32(8), 6, out_features=3, activation="silu", dropout=0.25, seed=0
+    )
     again = MLP.from_dict(json.loads(json.dumps(encoder.to_dict())))
     assert again.to_dict() == encoder.to_dict()
     again.load_state_dict(encoder.state_dict())
@@ -68,10 +71,10 @@ def test_description():
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: MLP(0, out_features=1), r"widths must be integers >= 1, got \(0, 1\)"),
-        (lambda: MLP(2, 3.0, out_features=1), r"got \(2, 3.0, 1\)"),
-        (lambda: MLP(2, True, out_features=1), r"got \(2, True, 1\)"),
-        (lambda: MLP(2, out_features=-1), r"got \(2, -1\)"),
+        (lambda: MLP(0, out_features=1), "widths must be an integer >= 1, got 0"),
+        (lambda: MLP(2, 3.0, out_features=1), "got 3.0"),
+        (lambda: MLP(2, True, out_features=1), "got True"),
+        (lambda: MLP(2, out_features=-1), "got -1"),
         (
             lambda: MLP(2, out_features=1, activation="rlu"),
             "unknown activation 'rlu'; did you mean",

@@ -124,6 +124,36 @@ def test_other_kinds_are_refused(plot, task):
         plot(task, torch.zeros(2), torch.zeros(2), _axes())
 
 
+def test_arrays_and_labels_by_name_are_taken():
+    task, p = Task.binary("a", class_names=("no", "yes")), torch.tensor([0.9, 0.2, 0.6])
+    for plot in (plot_confusion, plot_roc, plot_calibration):
+        for given, labels in (
+            (p.numpy(), ["yes", "no", "no"]),
+            (p.tolist(), np.array([1, 0, 0])),
+            (p.clone().requires_grad_(), torch.tensor([1.0, 0.0, 0.0])),
+        ):
+            same = plot(task, p, task.to_targets([1, 0, 0]), _axes())
+            drawn = plot(task, given, labels, _axes())
+            for one, other in zip(same.lines, drawn.lines, strict=True):
+                np.testing.assert_allclose(one.get_xydata(), other.get_xydata(), atol=1e-6)
+            assert [t.get_text() for t in same.texts] == [t.get_text() for t in drawn.texts]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("a", [0.5], [1]), "task must be a Task, got str"),
+        ((Task.binary("a"), [0.5, 0.5], [1]), r"have shape \(2,\), expected 1 for each of 1 label"),
+        ((Task.binary("a"), [0.5, 0.5], [1, 2]), "row 1 has 2; allowed"),
+        ((Task.binary("a"), [0.5, 0.5], [1, 0], 3), "ax must be a Axes, got int"),
+    ],
+)
+def test_wrong_types(arguments, message):
+    for plot in (plot_confusion, plot_roc, plot_calibration):
+        with pytest.raises(InvalidInputError, match=message):
+            plot(*arguments)
+
+
 def test_without_labels():
     nothing = torch.full((2,), torch.nan)
     for plot in (plot_confusion, plot_calibration):

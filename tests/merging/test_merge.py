@@ -347,6 +347,7 @@ def test_models_that_do_not_fit_are_both_named(models, words):
         ({"method": "aritmetic"}, "did you mean 'arithmetic'"),
         ({"method": "atm"}, "needs data=.* for each of 2 models, got none"),
         ({"method": "atm", "data": [1]}, "got 1"),
+        ({"method": "atm", "data": data(A)}, "for each of 2 models, got a MultiTaskData"),
         (
             {"method": "atm", "data": [data(A), data(A)]},
             "model 2 has the tasks c, d, its data a, b",
@@ -373,9 +374,10 @@ def test_options_that_do_not_fit(options, words):
         qmtl.merge([model(), model(C)], **options)
 
 
-def test_models_are_a_list():
-    with pytest.raises(InvalidInputError, match="models must be a list of MultiTaskModel"):
-        qmtl.merge(model(), model(C))
+@pytest.mark.parametrize("models", [model(), None])
+def test_models_are_a_list(models):
+    with pytest.raises(InvalidInputError, match="models must be a list of MultiTaskModel, got a"):
+        qmtl.merge(models, model(C))
 
 
 def test_every_method_gives_an_ordinary_model(tmp_path):

@@ -163,3 +163,13 @@ def test_evaluation_leaves_each_module_in_its_mode():
         qmtl.training.evaluate(model, data.test, attack=attack)
         assert model.training
         assert not model.encoder.training
+
+
+def test_a_data_set_is_no_split():
+    data = qmtl.data.digits(tasks=["parity"])
+    circuit = qmtl.HeadCircuit(data.tasks)
+    encoder = qmtl.encoders.MLP(64, out_features=circuit.n_features, seed=0)
+    model = qmtl.MultiTaskModel(encoder, qmtl.QuantumHead(circuit, seed=0))
+    for call in (lambda: evaluate(model, data), lambda: attacked_split(model, data, Attack())):
+        with pytest.raises(InvalidInputError, match="split must be a Split, got MultiTaskData"):
+            call()

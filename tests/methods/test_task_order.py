@@ -165,6 +165,8 @@ def test_the_ring_is_drawn():
 def test_bad_arguments():
     data = chain(n_tasks=3, n=40)
     graph = task_graph(data)
+    with pytest.raises(InvalidInputError, match="data must be a MultiTaskData, got Tensor"):
+        qmtl.methods.task_graph(torch.ones(3))
     with pytest.raises(InvalidInputError, match="unknown task 't9'"):
         graph.length(["t9", "t1", "t2"])
     with pytest.raises(InvalidInputError, match="all 3 tasks, got 1"):

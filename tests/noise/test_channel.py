@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qmtl.errors import InvalidInputError
-from qmtl.noise import Channel
+from qmtl.noise import Channel, DeviceNoise
 from tests.noise.reference import KNOWN, PAULIS, misread_kraus
 
 
@@ -93,6 +93,13 @@ def test_scaling_what_leaves_nothing():
     assert full.scaled(0.5) == full == full.scaled(4)
 
 
+def test_numbers_of_numpy_go_into_a_file(tmp_path):
+    noise = DeviceNoise(Channel.pauli({"X": np.float32(0.25)}), readout=(0.0, 0.0))
+    noise.save(tmp_path / "noise.json")
+    assert DeviceNoise.load(tmp_path / "noise.json") == noise
+    assert "np." not in repr(noise)
+
+
 def test_sizes():
     assert Channel.depolarising(0.1).n_wires == 1
     assert Channel.depolarising(0.1, 2).n_wires == 2
@@ -120,6 +127,17 @@ def test_sizes():
         (lambda: Channel.thermal_relaxation(1e-5, 1e-5, -1e-6), "not negative"),
         (lambda: Channel.thermal_relaxation(1e-5, 1e-5, 1e-6, 2), "excited"),
         (lambda: Channel.readout(0.1, 1.1), "p10"),
+        (lambda: Channel(("1.0",) * 4), "factors must be 4 or 16 numbers"),
+        (lambda: Channel.pauli("X"), "probabilities must be a Mapping, got str"),
+        (lambda: Channel.pauli({"X": "a"}), "probability of X must be .* got 'a'"),
+        (lambda: Channel.depolarising(0.1, 0), "n_wires must be 1 or 2, got 0"),
+        (lambda: Channel.depolarising(0.1, 1.5), "n_wires must be 1 or 2, got 1.5"),
+        (lambda: Channel.depolarising(0.1).scaled("a"), "scale must be a number .* got 'a'"),
+        (lambda: Channel.depolarising(0.1).then(3), "other must be a Channel, got int"),
+        (
+            lambda: Channel.depolarising(0.1).then(Channel.depolarising(0.1, 2)),
+            "other must be on as many wires, 1, got 2",
+        ),
     ],
 )
 def test_bad_input(make, message):

@@ -82,9 +82,9 @@ def test_scaled():
     assert none.reading(1).is_identity
 
 
-@pytest.mark.parametrize("scale", [-1, float("nan")])
+@pytest.mark.parametrize("scale", [-1, float("nan"), "2"])
 def test_bad_scale(scale):
-    with pytest.raises(InvalidInputError, match="scale must not be negative"):
+    with pytest.raises(InvalidInputError, match="scale must be a number that is not neg"):
         DeviceNoise().scaled(scale)
 
 

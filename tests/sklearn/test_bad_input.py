@@ -100,7 +100,7 @@ def test_labels(y, message):
         (pd.Series([*NUMBERS[:11], "x"], name="price"), "column 'price' is a regression"),
         (pd.Series([*NUMBERS[:11], -np.inf], name="price"), "column 'price' .* row 11 has -inf"),
         ([*NUMBERS[:11], "1.5"], "row 11 has '1.5'"),
-        (np.array(["1.5"] * 12), "row 0 has"),
+        (np.array(["1.5"] * 12), "row 0 has '1.5'"),
         (np.array(["2020-01-01"] * 12, dtype="datetime64[D]"), "holds dates"),
     ],
 )

@@ -294,6 +294,19 @@ def test_no_label_counts_as_right_that_is_none_of_the_classes():
         assert codes.score(X, late.astype(float)) == codes.score(X, late.astype(bool)) > 0.8
 
 
+@pytest.mark.parametrize(
+    "classes", [("True", "true"), (" a", "a"), ("", "a"), ("e\u0301", "\u00e9"), ("1", "1.0")]
+)
+def test_different_texts_are_different_classes(classes):
+    X = np.arange(40.0)[:, None]
+    labels = np.array(classes)[(X[:, 0] > 20).astype(int)]
+    for estimator in (QuantumMultiTaskClassifier, MultiTaskEstimator):
+        fitted = estimator(**QUICK | {"max_epochs": 1}).fit(X, labels)
+        assert fitted.predict_proba(X).shape == (40, 2)
+        assert set(fitted.predict(X)) <= set(classes)
+        assert fitted.score(X, labels) == np.mean(fitted.predict(X) == labels)
+
+
 def test_random_states(wine):
     X, y = wine[0].to_numpy(), wine[1]["cultivar"]
     torch_before, numpy_before = torch.get_rng_state(), np.random.get_state()[1].copy()

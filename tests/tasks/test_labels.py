@@ -66,6 +66,12 @@ class TestTargets:
         assert task.to_targets(["z", None, "x", NAN]).tolist() == [2, MISSING, 0, MISSING]
         assert task.to_targets(np.array(["y", "x"])).tolist() == [1, 0]
 
+    def test_texts_of_numpy(self):
+        task = Task.multiclass("t", class_names=("x", "y", "z"))
+        for texts in (["x", "z"], np.array(["x", "z"]), [np.str_("x"), np.str_("z")],
+                      np.array(["x", "z"], dtype=np.dtypes.StringDType())):  # fmt: skip
+            assert task.to_targets(texts).tolist() == [0, 2]
+
     def test_pandas(self):
         series = pd.Series([1, None, 0], dtype="Int64")
         assert BINARY.to_targets(series).nan_to_num(nan=9).tolist() == [1, 9, 0]
@@ -99,6 +105,9 @@ class TestTargets:
             (REGRESSION, [object()], "expected a number"),
             (REGRESSION, torch.ones(2, dtype=torch.complex64), "expected numbers or texts"),
             (Task.binary("b", class_names=("no", "yes")), ["maybe"], "allowed are 'no', 'yes'"),
+            (BINARY, [np.str_("yes")], "row 0 has the text 'yes'"),
+            (Task.binary("b", class_names=("1", "2")), [np.float64(7.5)], "row 0 has 7.5; allowed"),
+            (REGRESSION, [1.0, np.array(1j)[()], None], "row 1 has 1j; expected a number"),
         ],
     )
     def test_errors(self, task, values, message):

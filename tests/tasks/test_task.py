@@ -3,6 +3,7 @@
 import json
 import pickle
 
+import numpy as np
 import pytest
 
 from qmtl.errors import InvalidInputError
@@ -15,6 +16,11 @@ class TestConstruction:
         assert BINARY.metric_names is None
         assert [task.main_metric for task in ALL] == ["accuracy"] * 3 + ["r2"] * 2
         assert [task.is_classification for task in ALL] == [True] * 3 + [False] * 2
+
+    def test_texts_of_numpy_become_plain(self):
+        task = Task.binary(np.str_("a"), class_names=np.array(["no", "yes"]))
+        assert task == Task.binary("a", class_names=("no", "yes"))
+        assert "np." not in repr(task)
 
     def test_lists_become_tuples_and_hash(self):
         task = Task.binary("a", class_names=["n", "y"], class_weights=[1, 2], metrics=["f1"])
