@@ -5,6 +5,7 @@ directly under ``qmtl``.
 """
 
 import ast
+import functools
 import subprocess
 import sys
 import tomllib
@@ -146,11 +147,13 @@ def read(source: str, text: str, where: str = "", modules: set[str] = MODULES) -
     return reader.found
 
 
-IMPORTS = [
-    found
-    for path in FILES
-    for found in read(module_name(path), path.read_text(), str(path.relative_to(ROOT)))
-]
+@functools.cache
+def all_imports() -> list[Import]:
+    return [
+        found
+        for path in FILES
+        for found in read(module_name(path), path.read_text(), str(path.relative_to(ROOT)))
+    ]
 
 
 def unit(module: str) -> str:
@@ -170,7 +173,7 @@ def cycle(edges: set[tuple[str, str]]) -> list[str] | None:
 
 def edges(*hows: str) -> set[tuple[str, str]]:
     """Imports between modules; a package stands for its ``__init__``."""
-    return {(i.source, i.target) for i in IMPORTS if i.how in hows and i.target in MODULES}
+    return {(i.source, i.target) for i in all_imports() if i.how in hows and i.target in MODULES}
 
 
 def test_every_unit_is_in_the_table():
@@ -190,7 +193,7 @@ def test_other_packages_are_imported_through_their_init():
     """What a package's ``__init__`` does not export is its own business."""
     wrong = [
         f"{found.where} imports {found.target}"
-        for found in IMPORTS
+        for found in all_imports()
         if found.target.count(".") > 1
         and found.target.startswith("qmtl.")
         and unit(found.target) != unit(f"{found.source}.")
@@ -205,7 +208,7 @@ def test_the_table_is_downwards():
 @pytest.mark.parametrize("name", MAY_IMPORT)
 def test_units_import_downwards(name):
     wrong = []
-    for found in IMPORTS:
+    for found in all_imports():
         inside = found.source != "qmtl" and found.target.split(".")[0] == "qmtl"
         if not inside or unit(found.source) != name:
             continue
@@ -221,7 +224,7 @@ def test_libraries_stay_in_their_place(library):
     allowed = tuple(LIBRARIES[library])
     wrong = [
         f"{found.where} imports {found.target}"
-        for found in IMPORTS
+        for found in all_imports()
         if found.target.split(".")[0] == library and not found.where.startswith(allowed)
     ]
     assert not wrong
@@ -246,7 +249,7 @@ def test_nothing_heavy_is_imported_at_the_top():
     what needs PennyLane."""
     wrong = [
         f"{found.where} imports {found.target}"
-        for found in IMPORTS
+        for found in all_imports()
         if found.how == "module"
         and found.target.split(".")[0] in HEAVY
         and unit(f"{found.source}.") not in ("training", "sklearn", "pennylane")
