@@ -6,7 +6,6 @@ directly under ``qmtl``.
 
 import ast
 import functools
-import subprocess
 import sys
 import tomllib
 from dataclasses import dataclass
@@ -246,7 +245,7 @@ def test_exceptions_are_needed():
 def test_nothing_heavy_is_imported_at_the_top():
     """Lightning and torchjd are the business of training, which is itself imported late; so are
     the scikit-learn estimators, which have scikit-learn's classes as parents, and
-    what needs PennyLane."""
+    what needs PennyLane. `tests/cli/test_processes.py` shows what ``import qmtl`` imports."""
     wrong = [
         f"{found.where} imports {found.target}"
         for found in all_imports()
@@ -255,14 +254,6 @@ def test_nothing_heavy_is_imported_at_the_top():
         and unit(f"{found.source}.") not in ("training", "sklearn", "pennylane")
     ]
     assert not wrong
-
-
-def test_importing_qmtl_imports_nothing_heavy():
-    code = f"import sys, qmtl; print([name for name in {HEAVY} if name in sys.modules])"
-    run = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT.parent
-    )
-    assert run.stdout.strip() == "[]"
 
 
 def test_the_reader():
