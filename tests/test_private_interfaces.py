@@ -89,11 +89,10 @@ def strangers(tree):
 
 def uses(path):
     """(line, what, whose) of everything private in a file."""
-    for number, line in enumerate(code_of(path), 1):
-        line = re.sub(r"\bqmtl(\.\w+)+", "qmtl", line)  # our own modules
-        for pattern, whose in FORBIDDEN.items():
-            for match in re.finditer(pattern, line):
-                yield number, match.group(), whose
+    code = re.sub(r"\bqmtl(\.\w+)+", "qmtl", "\n".join(code_of(path)))  # our own modules
+    for pattern, whose in FORBIDDEN.items():
+        for match in re.finditer(pattern, code):
+            yield code.count("\n", 0, match.start()) + 1, match.group(), whose
     for number, name in strangers(ast.parse(path.read_text())):
         yield number, name, "nothing in the package has this name"
 
