@@ -96,7 +96,7 @@ def python(code):
 )
 @pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="memory is watched through /proc")
 def test_a_process_ends_as_it_should(code, status):
-    seconds = 1.0 if status == "over time" else 30.0
+    seconds = 0.3 if status == "over time" else 30.0
     ran = run_limited(
         python(code), seconds=seconds, gigabytes=0.3, environment=one_thread(dict(os.environ))
     )
