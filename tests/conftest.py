@@ -5,6 +5,7 @@ import gc
 import importlib.metadata
 import os
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 
@@ -27,6 +28,9 @@ settings.register_profile(
 )
 settings.load_profile("qmtl")
 torch.set_num_threads(1)
+# To compile all tests takes ten seconds; processes that they start find the package compiled.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # A write that has to survive a power failure, as of checkpoints and ledgers, takes 10 ms on a disk.
 MEMORY = "/dev/shm"
 if os.path.isdir(MEMORY) and shutil.disk_usage(MEMORY).free > 2**32:

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from qmtl.circuit import HeadCircuit, load_design
+from qmtl.circuit import AngleEncoding, HeadCircuit, load_design
 from qmtl.data import from_arrays, from_frame
 from qmtl.encoders import CNN, MLP, Experts, FourierFeatures, Fusion, Identity
 from qmtl.errors import CircuitTooLargeError, InvalidInputError, MissingDependencyError
@@ -104,7 +104,8 @@ def test_onnx_gives_the_same_predictions_without_qmtl(tmp_path):
 
 @pytest.mark.slow
 def test_a_shared_register_as_onnx(tmp_path):
-    circuit = HeadCircuit([Task.binary("a"), Task.multiclass("b", 3)], layout="shared")
+    tasks = [Task.binary("a"), Task.multiclass("b", 3)]
+    circuit = HeadCircuit(tasks, AngleEncoding(n_layers=1), layout="shared")
     model, rows = make_model(circuit), inputs(6)
     assert_predictions(found_elsewhere(model, rows, tmp_path), model, rows)
 

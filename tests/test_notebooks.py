@@ -14,16 +14,18 @@ NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 WITH_DATA = [path for path in NOTEBOOKS if "QMTL_DATA" in path.read_text(encoding="utf-8")]
 MEGABYTE = 1e6
 LONGEST_CELL = 30  # lines
-# Figures are drawn as they are: to cut their margins off, they would be drawn twice.
+# Figures are drawn once, small: to cut their margins off, they would be drawn twice.
 SMALL_FIGURES = """%matplotlib inline
-%config InlineBackend.print_figure_kwargs = {"bbox_inches": None}"""
-# As tests/conftest.py does: to look through a million modules' objects, and to ask all packages for
-# plugins at each training, takes longer than most cells.
+%config InlineBackend.print_figure_kwargs = {"bbox_inches": None, "dpi": 30}"""
+# As tests/conftest.py does: to look through a million modules' objects, to ask all packages for
+# plugins at each training, and to place labels takes longer than most cells.
 QUICK_KERNEL = """
 import functools, gc, importlib.metadata
 import matplotlib.pyplot, pytorch_lightning, qmtl, torch
 gc.set_threshold(10 * gc.get_threshold()[0], *gc.get_threshold()[1:])
 importlib.metadata.entry_points = functools.cache(importlib.metadata.entry_points)
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+ConstrainedLayoutEngine.execute = lambda engine, figure: None
 """
 MAY_DEFINE_CLASSES = "08"  # how to write parts of your own
 

@@ -1,6 +1,7 @@
 """No private interface of another library is used in the package: a new release may change it."""
 
 import ast
+import functools
 import io
 import re
 import tokenize
@@ -11,6 +12,7 @@ import pytest
 import qmtl
 
 ROOT = Path(qmtl.__file__).parent
+FILES = sorted(ROOT.rglob("*.py"))
 
 # What must not be in the code (comments and strings aside), and whose it is. Other private names
 # are found by `strangers`: they are all that nothing in the package has.
@@ -57,17 +59,20 @@ def code_of(path):
     return ["".join(line) for line in lines]
 
 
-def own_names(trees):
-    """All names that modules define or assign."""
-    for tree in trees:
-        for node in ast.walk(tree):
+@functools.cache
+def own_names():
+    """All names that modules have, define or assign, and those that are documented."""
+    found = DOCUMENTED | {path.stem for path in FILES} | {path.parent.name for path in FILES}
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.FunctionDef | ast.ClassDef):
-                yield node.name
+                found.add(node.name)
             elif isinstance(node, ast.Attribute | ast.Name) and isinstance(node.ctx, ast.Store):
-                yield node.attr if isinstance(node, ast.Attribute) else node.id
+                found.add(node.attr if isinstance(node, ast.Attribute) else node.id)
+    return found
 
 
-def strangers(tree, own):
+def strangers(tree):
     """(line, name) of attributes and imports with a leading underscore that nothing here has."""
     for node in ast.walk(tree):
         names = []
@@ -78,24 +83,18 @@ def strangers(tree, own):
         elif isinstance(node, ast.Import):
             names = [part for alias in node.names for part in alias.name.split(".")]
         for name in names:
-            if name.startswith("_") and not name.startswith("__") and name not in own:
+            if name.startswith("_") and not name.startswith("__") and name not in own_names():
                 yield node.lineno, name
 
 
-def uses(path, own):
+def uses(path):
     """(line, what, whose) of everything private in a file."""
-    for number, line in enumerate(code_of(path), 1):
-        line = re.sub(r"\bqmtl(\.\w+)+", "qmtl", line)  # our own modules
-        for pattern, whose in FORBIDDEN.items():
-            for match in re.finditer(pattern, line):
-                yield number, match.group(), whose
-    for number, name in strangers(ast.parse(path.read_text()), own):
+    code = re.sub(r"\bqmtl(\.\w+)+", "qmtl", "\n".join(code_of(path)))  # our own modules
+    for pattern, whose in FORBIDDEN.items():
+        for match in re.finditer(pattern, code):
+            yield code.count("\n", 0, match.start()) + 1, match.group(), whose
+    for number, name in strangers(ast.parse(path.read_text())):
         yield number, name, "nothing in the package has this name"
-
-
-FILES = sorted(ROOT.rglob("*.py"))
-OWN = DOCUMENTED | {path.stem for path in FILES} | {path.parent.name for path in FILES}
-OWN |= set(own_names(ast.parse(path.read_text()) for path in FILES))
 
 
 @pytest.mark.parametrize("path", FILES, ids=[str(path.relative_to(ROOT)) for path in FILES])
@@ -103,7 +102,7 @@ def test_no_private_interface_is_used(path):
     name = str(path.relative_to(ROOT))
     found = [
         f"{name}:{number}: {what} ({whose})"
-        for number, what, whose in uses(path, OWN)
+        for number, what, whose in uses(path)
         if (name, what) not in EXCEPTIONS
     ]
     assert not found, "\n".join(found)
@@ -112,7 +111,7 @@ def test_no_private_interface_is_used(path):
 def test_exceptions_are_few_and_needed():
     assert len(EXCEPTIONS) <= 2
     for name, what in EXCEPTIONS:
-        assert what in [found for _, found, _ in uses(ROOT / name, OWN)], (name, what)
+        assert what in [found for _, found, _ in uses(ROOT / name)], (name, what)
 
 
 @pytest.mark.parametrize(
@@ -145,4 +144,4 @@ def test_exceptions_are_few_and_needed():
 def test_what_counts_as_private(tmp_path, line, is_private):
     file = tmp_path / "module.py"
     file.write_text(line + "\n")
-    assert bool(list(uses(file, OWN))) == is_private
+    assert bool(list(uses(file))) == is_private

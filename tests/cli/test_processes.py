@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from tests.cli.command import fork, script, settings
+from tests.test_imports import HEAVY
 
 THREADS = {**os.environ, "OMP_NUM_THREADS": "1"}
 
@@ -32,8 +33,8 @@ def test_what_commands_that_do_not_train_load(finished, tmp_path):
         ["export", str(tmp_path)],
     ]
     code = """
-import sys, qmtl.data
-print(*{"sklearn", "torchmetrics", "pandas", "scipy"} & set(sys.modules))
+import sys, qmtl, qmtl.data
+print(*(set(HEAVY) | {"scipy"}) & set(sys.modules))
 from qmtl.training import baseline_metrics
 data = qmtl.data.digits()
 baseline_metrics(data, data.test)
@@ -56,7 +57,7 @@ for words in CALLS:
         pass
     late = [name for name in ("pytorch_lightning", "torchjd", "pennylane") if name in sys.modules]
     assert not late, (words, late)
-""".replace("CALLS", repr(calls))
+""".replace("CALLS", repr(calls)).replace("HEAVY", repr(HEAVY))
     done = subprocess.run(
         [sys.executable, "-c", code, str(finished)], capture_output=True, text=True, check=False
     )

@@ -2,8 +2,8 @@
 
 import pickle
 import shutil
+import socket
 import sqlite3
-import subprocess
 import sys
 from itertools import chain
 from multiprocessing import get_context
@@ -63,6 +63,13 @@ def embed_at_random(folder):
 
 
 @pytest.fixture
+def no_network(monkeypatch):
+    refuse = raising(AssertionError("network"))
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+
+
+@pytest.fixture
 def embedding(tmp_path, monkeypatch):
     """Makes embeddings by one counting model, with one cache."""
 
@@ -107,30 +114,15 @@ class TestMiniLM:
         with pytest.raises(InvalidInputError, match=r"at most 256 for .*, got 257"):
             TextEmbedding(get_model_path(), cache=None, max_length=257)(["a"])
 
-    def test_second_run_needs_no_model_no_library_and_no_network(self, minilm_cache):
-        """In a process in which none of them can be had."""
-        code = f"""
-import socket, sys
-for name in ("sentence_transformers", "transformers", "tokenizers", "huggingface_hub"):
-    sys.modules[name] = None
-def refuse(*arguments): raise AssertionError("network")
-socket.socket.connect = socket.getaddrinfo = refuse
-from qmtl.encoders import TextEmbedding
-vectors = TextEmbedding({str(get_model_path())!r}, cache={str(minilm_cache[0])!r})({TEXTS!r})
-sys.stdout.write(vectors.tobytes().hex())
-"""
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        assert bytes.fromhex(done.stdout) == minilm_cache[1].tobytes()
+    @pytest.mark.usefixtures("no_network")
+    def test_second_run_needs_no_model_no_library_and_no_network(self, minilm_cache, monkeypatch):
+        for name in ("sentence_transformers", "transformers", "tokenizers", "huggingface_hub"):
+            monkeypatch.setitem(sys.modules, name, None)
+        folder, vectors = minilm_cache
+        assert np.array_equal(TextEmbedding(get_model_path(), cache=folder)(TEXTS), vectors)
 
-    def test_a_folder_asks_no_hub(self, tmp_path, monkeypatch):
-        import socket
-
-        def refuse(*arguments):
-            raise AssertionError("network")
-
-        monkeypatch.setattr(socket.socket, "connect", refuse)
-        monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    @pytest.mark.usefixtures("no_network")
+    def test_a_folder_asks_no_hub(self, tmp_path):
         assert TextEmbedding(get_model_path(), cache=tmp_path)(["offline"]).shape == (1, 384)
 
     def test_says_nothing(self, tmp_path, capfd):

@@ -150,7 +150,7 @@ class IbmServer:
 class _Handler(BaseHTTPRequestHandler):
     state: Service
     protocol_version = "HTTP/1.1"
-    wbufsize = -1  # head and body in one packet, or the client waits for the second
+    disable_nagle_algorithm = True  # or the second packet, the body, waits for 40 ms
 
     def log_message(self, *args):
         pass

@@ -272,7 +272,7 @@ class TestCompilers:
             torch.testing.assert_close(exported(x)[name], value, rtol=1e-4, atol=1e-4)
 
     def test_an_exported_head_takes_any_batch(self):
-        head = QuantumHead(HeadCircuit(TWO), seed=0)
+        head = QuantumHead(HeadCircuit([Task.binary("a"), Task.binary("b")]), seed=0)
         batch, x = torch.export.Dim("batch", min=2), torch.randn(5, head.n_features)
         program = torch.export.export(head, (x,), dynamic_shapes={"features": {0: batch}})
         for size in (2, 11):
