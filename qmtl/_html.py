@@ -145,7 +145,7 @@ def drawing(content: str | Markup) -> Markup:
 
 
 def folded(title: str, *parts: Markup) -> Markup:
-    """Return a section whose parts a click on the title shows."""
+    """Return a section that stays closed until the reader clicks on its title."""
     joined = Markup("\n").join(parts)
     return Markup("<details><summary>{}</summary>{}</details>").format(title, joined)
 

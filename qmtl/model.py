@@ -58,7 +58,7 @@ class MultiTaskModel(nn.Module):
         self.encoder: Any = encoder
         self.head: Any = head
         self._columns: TableColumns | None = None
-        # True once training or loading has set the columns, or set None for data without a table.
+        # True once `columns` was set, even to None (for data without a table).
         self._knows_columns = False
         self.scale = TargetScale(self.tasks)
         self.register_state_dict_post_hook(split_scale)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup
 
 from qmtl._io import write_bytes
-from qmtl.errors import InvalidInputError, check_type
+from qmtl.errors import InvalidInputError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -147,9 +147,10 @@ def legend_below(ax: "Axes", *, fontsize: float = 8) -> None:
 def axes_or_new(ax: "Axes | None") -> "Axes":
     """Return the given axes, or those of a new pyplot figure, which a notebook shows by itself."""
     if ax is not None:
-        from matplotlib import axes
+        from matplotlib.axes import Axes
 
-        check_type("ax", ax, axes.Axes, ", not one of matplotlib's axes")
+        if not isinstance(ax, Axes):
+            raise InvalidInputError(f"ax must be axes of matplotlib, got {type(ax).__name__}")
         return ax
     from matplotlib import pyplot as plt
 

@@ -60,7 +60,7 @@ def _columns(circuit: HeadCircuit, task: str | None) -> tuple[list[_Column], str
 
 
 def _marks(gate: Gate, written: Callable[[Angle], str]) -> dict[int, tuple[str, str]]:
-    """Return a gate's symbol on each wire, and its angle beside the first symbol (else ``""``)."""
+    """Return, for each wire of a gate, its symbol and the text beside it: the angle, or none."""
     angle = "" if gate.angle is None else written(gate.angle)
     if len(gate.wires) == 1:
         return {gate.wires[0]: ("H" if gate.name == "Hadamard" else gate.name, angle)}

@@ -28,7 +28,6 @@ _MAYBE_NUMBER = re.compile(r"[\s\d+\-.,'\u2019eE]*|\s*[+-]?(inf|infinity)\s*", r
 _DAYS = r"([+-]?\d+) days?"
 _CLOCK = r"([+-]?)(\d+):([0-5]\d)(?::([0-5]\d(?:\.\d+)?))?(?:\s?([ap])\.?m\.?)?"
 _DURATION = re.compile(rf"(?:{_DAYS}|(?:{_DAYS},?\s*)?{_CLOCK})", re.IGNORECASE)
-_RATIO = re.compile(r"\d+:\d+")
 # A duration in ISO 8601: P1DT12H, PT90M, P2W. Years and months have no fixed length.
 _PARTS = (7.0, 1.0, 1 / 24, 1 / 1440, 1 / 86400)
 _ISO = re.compile(
@@ -133,14 +132,9 @@ def text_durations(texts: Sequence[str]) -> dict[str, float]:
         {'1 days 12:00:00': 1.5, '-0:36:00': -0.025, '2 days': 2.0}
         >>> text_durations(["18:00", "6:00 pm", "PT18H", "P1W"])
         {'18:00': 0.75, '6:00 pm': 0.75, 'PT18H': 0.75, 'P1W': 7.0}
-        >>> text_durations(["1:10", "1:100"])
-        {}
     """
-    found = {text: _days(text.strip()) for text in texts}
-    # Ratios and results of games look like times of day until one has other minutes, as in 1:100.
-    if any(number is None and _RATIO.fullmatch(text.strip()) for text, number in found.items()):
-        return {}
-    return {text: number for text, number in found.items() if number is not None}
+    days = ((text, _days(text.strip())) for text in texts)
+    return {text: number for text, number in days if number is not None}
 
 
 def _days(text: str) -> float | None:

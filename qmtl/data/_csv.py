@@ -155,17 +155,21 @@ class TextTable:
                 f"{error}"
             ) from error
 
-    def _first_rows(self, delimiter: str | None = None) -> Iterator[list[str]]:
-        """Yield the rows of the sample, which may end within a cell, up to an error."""
+    def _first_rows(self) -> Iterator[list[str]]:
+        """Yield the rows of the sample, whose end may cut off a cell in quotes, up to an error."""
         with contextlib.suppress(InvalidInputError):
-            for _, row in self._rows(self.sample, delimiter):
+            for _, row in self._rows(self.sample):
                 yield row
 
     def _find_delimiter(self) -> str:
         """Return the delimiter that makes most rows as wide as the header; a comma if none does."""
         found = []
         for mark in DELIMITERS:
-            widths = [len(row) for row in self._first_rows(mark) if any(row)]
+            widths: list[int] = []
+            try:
+                widths += (len(row) for _, row in self._rows(self.sample, mark) if any(row))
+            except InvalidInputError:
+                widths.append(0)  # a row that does not fit
             if widths and widths[0] > 1:
                 fitting = sum(width in (widths[0], widths[0] + 1) for width in widths)
                 found.append((round(fitting / len(widths), 1), widths[0], mark))

@@ -26,7 +26,8 @@ from qmtl.tasks import is_date, rounding, truth_word
 if TYPE_CHECKING:
     import pandas as pd
 
-CONTAINERS = (list, tuple, dict, set, np.ndarray, complex)  # these are no cells of a table
+# These are no cells of a table.
+CONTAINERS = (list, tuple, dict, set, np.ndarray, complex, np.complexfloating)
 FIRST = 100  # number of texts that suggest the type of a column
 _DATES = ("%Y-%m-%d", "%Y/%m/%d", "%Y.%m.%d", "%d.%m.%Y", "%d/%m/%Y", "%m/%d/%Y", "%d-%m-%Y",
           "%m-%d-%Y", "%d %b %Y", "%d %B %Y", "%d-%b-%Y", "%b %d, %Y", "%B %d, %Y")  # fmt: skip

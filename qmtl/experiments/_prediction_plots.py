@@ -239,6 +239,8 @@ def _checked(
             f"task {task.name!r}: predictions have shape {tuple(given.shape)}, expected "
             f"{task.n_outputs} for each of {len(labels)} labels"
         )
+    if task.kind != "multiclass":
+        given = given.reshape(labels.shape)
     return given, labels, axes_or_new(ax)
 
 

@@ -108,8 +108,8 @@ def _backend_of(prepared: PreparedRun, given: Any) -> Backend:
         given = name if prepared.device is None else prepared.device
         if given == name and name.partition("_")[0] not in ("aer", "fake", "ibm"):
             raise InvalidInputError(
-                f"backend {name!r} has no known name: pass backend=, the object that the run was "
-                f"prepared for"
+                f"backend {name!r} cannot be opened by its name: pass backend=, the object that "
+                f"the run was prepared for"
             )
     backend = open_backend(given)
     if not backend.is_local:

@@ -59,8 +59,8 @@ class HeadOptions:
         width: (fixed-width, shared-vqc) number of features of the representation, for any number of
             tasks. With 8 features, a linear head has 9 parameters per binary task, as has the
             quantum head by default.
-        rank: (low-rank) width of the bottleneck; None for the rank, with or without a bias, whose
-            number of parameters is closest to the quantum head's.
+        rank: (low-rank) width of the bottleneck; None chooses it, and whether the outputs have a
+            bias, so that the number of parameters is closest to the quantum head's.
         seed: seed of the initial weights; None draws it from torch's global generator.
         gates: whether tasks of one kind also have a common predictor, see `GatedHead`.
         inventory: (mixture) number of blocks that tasks share and mix, see `MixtureHead`.
@@ -205,7 +205,7 @@ def head_parameters(
         >>> {kind: head_parameters(kind, circuit) for kind in ("quantum", "linear", "low-rank")}
         {'quantum': 144, 'linear': 528, 'low-rank': 144}
     """
-    with torch.device("meta"):  # without values
+    with torch.device("meta"):
         head = build_head(head_type, circuit, replace(options or HeadOptions(), seed=0))
     return sum(p.numel() for p in head.parameters() if p.requires_grad or not trainable)
 

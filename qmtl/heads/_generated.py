@@ -58,7 +58,8 @@ class GeneratedBlocks(nn.Module, ABC):
         self.n_weights = tuple(circuit.n_weights(names[0]) for names in self.members)
         self.vectors = TaskRows(vectors)
         several = len(shapes) > 1
-        # Maps the weights of all tasks, ordered by shape, to the circuit's order.
+        # The first table orders tasks by shape, the second puts their weights back into the
+        # circuit's order.
         by_shape = [name for names in self.members for name in names]
         slices, start = {}, 0
         for name in by_shape:

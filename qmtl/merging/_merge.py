@@ -310,7 +310,7 @@ def _check_data(
 ) -> None:
     count = len(data) if isinstance(data, Sequence) else None
     if data is None or count != len(models):
-        got = "none" if data is None else count or f"a {type(data).__name__}"
+        got = "none" if data is None else f"a {type(data).__name__}" if count is None else count
         raise InvalidInputError(
             f"method {method!r} needs data=[...], one for each of {len(models)} models, got {got}"
         )

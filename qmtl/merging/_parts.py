@@ -182,7 +182,7 @@ def shared_state(model: MultiTaskModel, blocks: bool, keep_last: bool = False) -
 
 @torch.no_grad()
 def set_shared(model: MultiTaskModel, state: Mapping[str, Tensor]) -> None:
-    """Set the tensors that `shared_state` returned, in place."""
+    """Copy a state with the keys of `shared_state` into the model."""
     encoder = model.encoder.state_dict()
     for name, value in encoder.items():
         if f"encoder.{name}" in state:

@@ -108,7 +108,7 @@ class _Maxl(Method):
             )
 
     def trained(self) -> list[nn.Parameter]:
-        # With weight 0, the generator would have no effect.
+        # With weight 0 there is no auxiliary loss, and nothing to train.
         return super().trained() if self.options.weight else []
 
     def extra_loss(self, losses: TaskLosses, step: Step) -> Tensor | None:

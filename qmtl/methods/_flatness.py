@@ -83,7 +83,7 @@ class _TaskSharpness(Method):
 
     @torch.no_grad()
     def _sharp(self, batch: Batch, place: int, found: list[Tensor], step: Step) -> list[Tensor]:
-        """Return a task's gradient at the worst point nearby."""
+        """Return a task's gradient after a step of length `rho` along it; then undo the step."""
         norm = torch.stack([g.norm() for g in found]).norm()
         if not self.rho or not float(norm):
             return found

@@ -45,10 +45,12 @@ class LossesOfRows:
         return self.terms_of_logits(logits, rows, tasks)[0]
 
     def misfits(self, features: Tensor, rows: Tensor, tasks: Sequence[Task]) -> Tensor:
-        """Return each task's ``-Σ (y - ȳ)·logit`` over these rows and its outputs, (tasks,).
+        """Return each task's ``-Σ w·(y - ȳ)·logit``, shape (tasks,).
 
-        Here y is 0 or 1 for a class or a label, a standardised target for a regression, and ȳ its
-        mean over the split. Unlike the loss's, its gradient does not vanish for a learned task.
+        The sum is over the task's outputs and those of the rows that have a label. Here y is 0 or 1
+        for a class or a label and a standardised target for a regression, ȳ is its weighted mean
+        over the split, and w is the row's weight. For a learned task the gradient of the loss
+        vanishes; the gradient of this sum does not.
         """
         logits = self.model.logits(features, [task.name for task in tasks])
         parts = logits.split([task.n_outputs for task in tasks], dim=1)

@@ -169,7 +169,7 @@ class Method(nn.Module):
         return layout.loss_terms(logits, targets, complete=complete, sample_weight=sample_weight)
 
     def losses(self, losses: TaskLosses, step: Step) -> TaskLosses:
-        """Return losses of the same tasks that replace a batch's."""
+        """Return the losses to use instead of a batch's losses, for the same tasks."""
         return losses
 
     def extra_loss(self, losses: TaskLosses, step: Step) -> Tensor | None:

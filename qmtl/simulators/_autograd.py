@@ -145,6 +145,16 @@ class Step:
             return np.arange(features.shape[1], dtype=np.uint64)
         return self.features
 
+    def _inputs(self, sampled: Array, fixed: Array) -> Inputs:
+        """Return the angles in the form that the engines take."""
+        whole = half = None
+        if "whole" in self.program.wanted:
+            whole = np.cos(sampled), np.sin(sampled), np.cos(fixed), np.sin(fixed)
+        if "half" in self.program.wanted:
+            x, y = sampled / 2, fixed / 2
+            half = np.cos(x), np.sin(x), np.cos(y), np.sin(y)
+        return Inputs(sampled, fixed, whole, half)
+
     def state(self, features: Array, weights: Array) -> State:
         """Compute outputs from features and flat weights, and store what a backward pass needs."""
         places = self._places(features)
@@ -160,11 +170,11 @@ class Step:
         angles = np.tanh(columns, columns) * self.scale if self.is_curved else columns
         if self.is_plain:
             fixed = weights if self.weights is None else weights[self.weights]
-            inputs = self.program.inputs(angles, fixed)
+            inputs = self._inputs(angles, fixed)
         else:
             table, flat = self.program.table, torch.from_numpy(weights)
             sampled = table.sampled(torch.from_numpy(angles).T, flat).contiguous()
-            inputs = self.program.inputs(sampled.numpy(), table.fixed(flat).numpy())
+            inputs = self._inputs(sampled.numpy(), table.fixed(flat).numpy())
         values = np.empty((len(features), self.program.plan.n_outputs), features.dtype)
         given, kept = (features, weights), None
         if len(features) <= self.chunk:
@@ -180,7 +190,7 @@ class Step:
         for first in range(0, samples, self.chunk):
             part = slice(first, min(first + self.chunk, samples))
             own = np.ascontiguousarray(inputs.sampled[:, part])
-            yield part, self.program.inputs(own, inputs.fixed)
+            yield part, self._inputs(own, inputs.fixed)
 
     def factors(self, scales: Array) -> Array:
         """Return the scale of each output."""
@@ -195,7 +205,8 @@ class Step:
         return found
 
     def gradients(self, gradient: Array, scales: Array | None, state: State) -> list[Array]:
-        """Return gradients with respect to features, scales (if there are any) and weights.
+        """Return gradients with respect to features and all weights, or, if there are scales, to
+        features, scales, encoding weights and block weights.
 
         Args:
             gradient: gradient with respect to outputs or logits, shape (batch, outputs).

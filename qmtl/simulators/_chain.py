@@ -36,7 +36,8 @@ from qmtl.simulators._transfer import applied, half_of_gate
 
 # Samples run in chunks whose intermediate results take about this many bytes.
 CHUNK_BYTES = 2**29
-# Most bonds of an edge: four make environments of 256 x 256 numbers per wire and sample.
+# Most two-qubit gates between neighbouring wires: each is a bond of dimension 4, so that four make
+# environments of 256 x 256 numbers per wire and sample.
 MAX_BONDS = 4
 # Most wires of one density matrix: 4^8 numbers per register and sample.
 MAX_BLOCK_WIRES = 8
@@ -390,7 +391,10 @@ def _density(
 
 
 def _observables(part: _Part, angles: Sequence[Tensor], like: Tensor) -> Tensor:
-    """Move the readout back through the block: (tasks or 1, outputs, samples or 1, strings)."""
+    """Return the readout's Pauli strings before the block: (tasks, outputs, samples, strings).
+
+    The axis of tasks or samples has length 1 if no angle depends on it.
+    """
     # The axes of the wires come first, then outputs, tasks and samples.
     values = torch.from_numpy(part.readout).to(like).movedim(0, -1)[..., None, None]
     rest = iter(reversed(angles))

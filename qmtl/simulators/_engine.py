@@ -153,17 +153,7 @@ class Program:
         columns = [engine.columns.ravel() for engine in engines]
         every = np.concatenate(columns) if columns else np.zeros(0, np.int64)
         self._order = np.argsort(every, kind="stable")
-        self._wanted = {engine.wants for engine in engines}
-
-    def inputs(self, sampled: Array, fixed: Array) -> Inputs:
-        """Return the angles in the form that the engines take."""
-        whole = half = None
-        if "whole" in self._wanted:
-            whole = np.cos(sampled), np.sin(sampled), np.cos(fixed), np.sin(fixed)
-        if "half" in self._wanted:
-            x, y = sampled / 2, fixed / 2
-            half = np.cos(x), np.sin(x), np.cos(y), np.sin(y)
-        return Inputs(sampled, fixed, whole, half)
+        self.wanted = {engine.wants for engine in engines}
 
     def torch_values(self, angles: Tensor, weights: Tensor) -> Tensor:
         """Compute outputs by torch operations, (batch, n_outputs); differentiable to any order."""

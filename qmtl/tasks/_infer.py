@@ -113,7 +113,7 @@ def _split(name: str, distinct: Sequence[Any]) -> tuple[list[float], list[str]]:
             texts.append(plain_text(value))
             continue
         try:
-            if isinstance(number, complex):
+            if isinstance(number, complex | np.complexfloating):
                 raise TypeError  # NumPy's would lose a part, with a warning
             numbers.append(float(number))
         except (TypeError, ValueError, OverflowError) as error:

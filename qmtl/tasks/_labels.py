@@ -239,7 +239,7 @@ def _as_code(task: "Task", value: Any, names: _Names) -> float:
         if is_date(value):
             raise InvalidInputError(f"{str(value)!r}, a date or a time, which is not a label")
         try:
-            if isinstance(value, complex):
+            if isinstance(value, complex | np.complexfloating):
                 raise TypeError  # NumPy's would lose a part, with a warning
             number = float(value)
         except (TypeError, ValueError, OverflowError):

@@ -31,7 +31,7 @@ def joined_scores(
     """Return each task's loss (NaN without labels) and metrics on a split, from joined tensors."""
     by_name = {task.name: task for task in model.tasks}
     layout = task_layout(tuple(by_name[name] for name in tasks or by_name))
-    # Absolute weights may overflow in the type of the losses.
+    # Large weights may overflow in the type of the losses.
     relative = None if sample_weight is None else sample_weight / sample_weight.max()
     mean, std = model.target_scale(tasks)
     # Half precision cannot represent the sum and the number of many rows.
@@ -55,12 +55,22 @@ def score(
     targets: Mapping[str, Tensor],
     sample_weight: Tensor | None = None,
 ) -> Metrics:
-    """Return loss and metrics of the tasks with logits, from their canonical targets."""
-    tasks = tuple(task for task in model.tasks if task.name in logits)
-    joined = torch.cat([logits[task.name] for task in tasks], dim=1)
-    names = [task.name for task in tasks]
-    joined_targets = task_layout(tasks).join_targets(targets)
-    return joined_scores(model, joined, joined_targets, names, sample_weight)
+    """Return loss and metrics of the tasks with logits, from their canonical targets.
+
+    Raises:
+        InvalidInputError: if a label or a shape does not fit; the error names the task.
+    """
+    tasks = [task for task in model.tasks if task.name in logits]
+    scores = evaluate_all(tasks, model.predictions(logits), targets, sample_weight)
+    if sample_weight is not None:
+        sample_weight = sample_weight / sample_weight.max()
+    for task in tasks:
+        own = logits[task.name]
+        own = own.to(torch.promote_types(own.dtype, torch.float32))
+        wanted = model.standardise(task, targets[task.name])
+        total, count = task.loss_terms(own, wanted, sample_weight)
+        scores[task.name] = {"loss": float(total / count), **scores[task.name]}
+    return scores
 
 
 @torch.no_grad()
@@ -125,11 +135,13 @@ def prediction_rows(
 ) -> list[dict[str, Any]]:
     """Return one row per sample: its number, and each task's decision, probabilities, target.
 
-    Columns are ``row``; ``TASK`` (the class, by name if it has one, or the value); ``TASK:CLASS``
-    (probabilities; for a multilabel task the decision, with the probability in ``TASK:CLASS:p``);
-    ``TASK:target`` if targets are given (blank if missing). To keep column names distinct, this
-    function puts a backslash before ":" and backslashes in names, before a task name ``row`` and
-    before a class name ``target``.
+    The first column is ``row``. A task with classes has ``TASK`` (the decided class) and
+    ``TASK:CLASS`` (probabilities; for a binary task that of the second class only). A multilabel
+    task has ``TASK:LABEL`` (decisions) and ``TASK:LABEL:p`` (probabilities). A regression has
+    ``TASK``, or ``TASK:OUTPUT`` for each of several outputs. Targets, if given, are in
+    ``TASK:target``, ``TASK:LABEL:target`` or ``TASK:OUTPUT:target``, blank if missing. A backslash
+    stands before ":" and backslashes in names, before a task name ``row`` and before a class name
+    ``target``, so that column names stay distinct.
 
     Warns:
         UserWarning: predictions are NaN, which gives blank cells.

@@ -288,8 +288,8 @@ def planned_epochs(settings: TrainingSettings, model: MultiTaskModel, trainer: A
     if settings.schedule == "cosine" or isinstance(model.encoder, TaskEncoder):
         what = "schedule 'cosine'" if settings.schedule == "cosine" else "the encoder"
         raise InvalidInputError(
-            f"{what} needs the number of epochs: max_epochs, in the settings or the trainer, or "
-            f"the trainer's max_steps, got {epochs} and {trainer.max_steps}"
+            f"{what} needs the number of epochs: set max_epochs in the settings or the trainer, or "
+            f"the trainer's max_steps; got max_epochs={epochs} and max_steps={trainer.max_steps}"
         )
     return math.inf
 

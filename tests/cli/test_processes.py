@@ -35,6 +35,8 @@ def test_what_commands_that_do_not_train_load(finished, tmp_path):
     code = """
 import sys, qmtl, qmtl.data
 print(*(set(HEAVY) | {"scipy"}) & set(sys.modules))
+assert qmtl.encoders.TextEmbedding
+assert not {"sentence_transformers", "transformers"} & set(sys.modules)
 from qmtl.training import baseline_metrics
 data = qmtl.data.digits()
 baseline_metrics(data, data.test)

@@ -524,6 +524,15 @@ def test_durations_are_numbers_in_days(tmp_path):
     )
 
 
+def test_one_wrong_time_of_day_is_named():
+    times = [f"{h}:{m:02d}" for h in range(20) for m in (0, 20, 40)]
+    with pytest.raises(InvalidInputError, match=r"row 7, column 'at': .* got '10:75'"):
+        from_frame(frame(at=[*times[:7], "10:75", *times[8:]]), targets=["y"])
+    columns = from_frame(frame(at=times), targets=["y"]).columns
+    with pytest.raises(InvalidInputError, match=r"column 'at': .* got '10:75'"):
+        columns.encode(frame(at=["10:30", "10:75", *times[2:]]))
+
+
 def test_ordered_categories_order_the_classes():
     size = pd.Categorical(["small", "large", "medium"] * 20, ["small", "medium", "large"])
     table = frame(kind=size.as_ordered(), other=size)

@@ -47,6 +47,18 @@ def test_the_delimiter_is_found(read, mark):
     assert list(read(text, mark).columns) == ["a", "b", "c"]
 
 
+@pytest.mark.parametrize(
+    ("text", "header"),
+    [
+        ('name,"size; cm"\n"Smith",3\n', ["name", "size; cm"]),
+        ('word;a,b,c\n"x";1\n', ["word", "a,b,c"]),
+        ('question|a,b,c,d\n"x"|1\n', ["question", "a,b,c,d"]),
+    ],
+)
+def test_a_mark_that_breaks_a_quoted_cell_is_no_delimiter(read, text, header):
+    assert list(read(text).columns) == header
+
+
 @pytest.mark.parametrize("name", ["\\t", "tab", "\t"])
 def test_names_of_a_tab(read, name):
     assert rows(read("a\tb\n1\t2\n", name)) == [["a", "b"], [1, 2]]

@@ -131,6 +131,7 @@ def test_arrays_and_labels_by_name_are_taken():
             (p.numpy(), ["yes", "no", "no"]),
             (p.tolist(), np.array([1, 0, 0])),
             (p.clone().requires_grad_(), torch.tensor([1.0, 0.0, 0.0])),
+            (p[:, None], [1, 0, 0]),
         ):
             same = plot(task, p, task.to_targets([1, 0, 0]), _axes())
             drawn = plot(task, given, labels, _axes())
@@ -145,7 +146,7 @@ def test_arrays_and_labels_by_name_are_taken():
         (("a", [0.5], [1]), "task must be a Task, got str"),
         ((Task.binary("a"), [0.5, 0.5], [1]), r"have shape \(2,\), expected 1 for each of 1 label"),
         ((Task.binary("a"), [0.5, 0.5], [1, 2]), "row 1 has 2; allowed"),
-        ((Task.binary("a"), [0.5, 0.5], [1, 0], 3), "ax must be a Axes, got int"),
+        ((Task.binary("a"), [0.5, 0.5], [1, 0], 3), "ax must be axes of matplotlib, got int"),
     ],
 )
 def test_wrong_types(arguments, message):

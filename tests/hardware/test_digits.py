@@ -57,7 +57,7 @@ def test_a_trained_model_measures_as_predicted(trained, backend, monkeypatch, tm
 @pytest.mark.slow
 def test_the_models_accuracy_survives_on_aer(trained):
     model, data = trained
-    inputs, labels = data.test.inputs[:32], data.test.targets["digit"][:32]
+    inputs, labels = data.test.inputs[:64], data.test.targets["digit"][:64]
     twin = MultiTaskModel(
         model.encoder, model.head.with_simulator(HardwareSimulator("aer", seed=0))
     )

@@ -41,6 +41,20 @@ class TestCounts:
             if hasattr(head, "count_parameters"):
                 assert head.count_parameters() == whole
 
+    def test_a_binary_task_five_classes_and_two_numbers(self):
+        tasks = mixed_tasks(3)
+        for circuit, counts in {
+            "partitioned": (42, 80, 65, 33, 42, 72, 78, 112, 12, 3, 42, 78, 195),
+            "shared": (45, 40, 40, 40, 44, 72, 100, 112, 7, 3, 45, 89, 190),
+        }.items():
+            kinds = (
+                "quantum", "linear", "local-cone", "local-register", "low-rank", "fixed-width",
+                "vqc-per-task", "shared-vqc", "quantum-no-block", "quantum-frozen",
+                "quantum-no-entangler", "mixture", "hyper",
+            )  # fmt: skip
+            found = {kind: head_parameters(kind, CIRCUITS[circuit](tasks)) for kind in kinds}
+            assert found == dict(zip(kinds, counts, strict=True))
+
     @pytest.mark.parametrize("n_tasks", [3, 16, 64])
     def test_binary_tasks(self, n_tasks):
         circuit = HeadCircuit([Task.binary(f"t{i}") for i in range(n_tasks)])

@@ -110,7 +110,11 @@ def _turn(state, op, c, d, table, n, size, sign, pairs):
 
 @kernel
 def _derive(state, adjoint, op, terms, n, size, g, slope, target):
-    """Differentiate with respect to an operation's angle: by sample into g, or into `target`."""
+    """Differentiate with respect to an operation's angle.
+
+    A rotation writes a number per sample to `g`. PHASE adds a number per term, summed over samples,
+    to `target`.
+    """
     half = g.dtype.type(0.5)
     if op[0] == PHASE:
         entries = size >> op[1]

@@ -51,7 +51,14 @@ class PauliEngine(Engine):
         self.per_cone = group.n_members // group.n_cones
         # In the shared layout all tasks use one cone.
         self.outputs = _unsigned(group.columns.reshape(group.n_cones, -1))
-        self._index = (self.sampled, self.fixed, self.own, self.outputs)
+        # The last array has no angle: those of a block do not depend on the sample.
+        self._index = (
+            self.sampled,
+            self.fixed,
+            self.own,
+            self.outputs,
+            np.empty((1, 0), np.uint64),
+        )
         none = (np.zeros((group.n_cones, 0)), np.zeros((group.n_members, 0)))
         self._constants = constants or none
         self._operations = group.n_members * _operations(program.block)
@@ -60,7 +67,7 @@ class PauliEngine(Engine):
         self._kept: dict[Any, _Tables] = {}
 
     def _tables(self, dtype: np.dtype[Any]) -> _Tables:
-        """Return the kernel's tables in one precision."""
+        """Return the kernel's tables with numbers of this type."""
         tables = self._kept.get(dtype)
         if tables is None:
             program = self.program
@@ -89,7 +96,7 @@ class PauliEngine(Engine):
         rest = (lanes, programs, self._index, constants, inputs.whole, coefficients, values)
         work = (self._operations + self._per_sample * len(values)) / 3
         # The forward pass has no gradients to add.
-        none = inputs.sampled, inputs.fixed
+        none = coefficients, inputs.sampled, inputs.fixed
         run_items(walk, len(self.outputs), work, False, False, *rest, *none)
         return coefficients
 
@@ -107,22 +114,22 @@ class PauliEngine(Engine):
             if not len(cones):
                 return
             members = (cones[:, None] * self.per_cone + np.arange(self.per_cone)).ravel()
-            sampled, fixed, own, outputs = index
-            index = sampled[cones], fixed[cones], own[members], outputs[cones]
+            sampled, fixed, own, outputs, none = index
+            index = sampled[cones], fixed[cones], own[members], outputs[cones], none
             constants, kept = (constants[0][cones], constants[1][members]), kept[cones]
             if self.per_cone > 1:
                 # Outputs without a gradient are ignored, even if they are not finite.
                 kept[~counts[cones]] = 0
         n, work = len(index[3]), (self._operations + self._per_sample * len(gradients)) * 2 / 3
-        sampled, fixed, own, _ = index
+        sampled, fixed, own, *_ = index
         targets, apart = (by_sampled, by_fixed), n_threads(n, work) > 1
         if apart:
             # Threads must not write to the same array: each cone gets separate gradients, which are
             # then added in order.
             shapes = (sampled.size, len(gradients)), (fixed.size + own.size,)
             targets = np.zeros(shapes[0], gradients.dtype), np.zeros(shapes[1], gradients.dtype)
-        rest = (lanes, programs, index, constants, inputs.whole, kept, gradients, *targets)
-        run_items(walk, n, work, True, apart, *rest)
+        rest = (lanes, programs, index, constants, inputs.whole, kept, gradients)
+        run_items(walk, n, work, True, apart, *rest, np.zeros_like(kept), *targets)
         if apart:
             add_at(by_sampled, sampled, targets[0].reshape(*sampled.shape, len(gradients)))
             for places, found in zip((fixed, own), np.split(targets[1], [fixed.size]), strict=True):

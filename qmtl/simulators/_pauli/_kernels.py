@@ -83,7 +83,7 @@ def _backwards(registers, adjoint, slopes, n_angles, lanes):
 @kernel
 def walk(
     first, last, back, apart, lanes, programs, index, constants, angles, coefficients, values,
-    of_sampled, of_fixed,
+    by_term, of_sampled, of_fixed,
 ):  # fmt: skip
     """Compute outputs ``values[sample, columns[cone, k]]``, or (if `back`) the angles' gradients.
 
@@ -95,11 +95,10 @@ def walk(
     separate place; the blocks' places follow those of the other fixed angles.
     """
     encoding, block, mixing = programs
-    sampled, fixed, own, columns = index
+    sampled, fixed, own, columns, none = index
     n_terms, per_cone = uint64(len(encoding[1])), own.shape[0] // sampled.shape[0]
-    none, n_outputs = np.empty((1, 0), np.uint64), uint64(mixing.shape[0])
-    by_term = np.zeros((last - first if back else 0, columns.shape[1], n_terms), values.dtype)
-    line = np.empty(lanes[0], values.dtype)
+    n_outputs = uint64(mixing.shape[0])
+    line = np.empty((1, lanes[0]), values.dtype)
     for stage in range(2):
         is_block = (stage == 1) == back
         ops, outputs, slopes, cleared = block if is_block else encoding
@@ -122,11 +121,12 @@ def walk(
                 _load(registers, begin, end, low, n, moving, still, numbers, angles)
                 _forwards(registers, ops, (end - begin) * n)
                 if back:
-                    for row in cleared:
-                        adjoint[row, : (end - begin) * n] = 0
+                    for k in range(len(cleared)):
+                        for s in range((end - begin) * n):
+                            adjoint[cleared[k], s] = 0
                 for q in range(begin, end):
                     lane, cone = (q - begin) * n, q // uint64(each)
-                    place, row = cone - uint64(first), (q - cone * uint64(each)) * n_outputs
+                    row = (q - cone * uint64(each)) * n_outputs
                     if is_block:
                         for j in range(len(outputs)):
                             out, sign = uint64(outputs[j, 0]), values.dtype.type(outputs[j, 1])
@@ -134,7 +134,7 @@ def walk(
                             for k in range(n_outputs):
                                 factor = mixing[k, m] * sign
                                 if back:
-                                    adjoint[out, lane] += factor * by_term[place, row + k, term]
+                                    adjoint[out, lane] += factor * by_term[cone, row + k, term]
                                 else:
                                     found = factor * registers[out, lane]
                                     coefficients[cone, row + k, term] += found
@@ -142,22 +142,22 @@ def walk(
                     for k in range(columns.shape[1]):
                         column = columns[cone, k]
                         for s in range(n):
-                            line[s] = values[low + s, column] if back else 0
+                            line[0, s] = values[low + s, column] if back else 0
                         for j in range(n_terms):
                             out, sign = uint64(outputs[j, 0]), values.dtype.type(outputs[j, 1])
                             factor = sign * coefficients[cone, k, j]
                             if back:
                                 total = values.dtype.type(0)
                                 for s in range(n):
-                                    adjoint[out, lane + s] += factor * line[s]
-                                    total += line[s] * registers[out, lane + s]
-                                by_term[place, k, j] += sign * total
+                                    adjoint[out, lane + s] += factor * line[0, s]
+                                    total += line[0, s] * registers[out, lane + s]
+                                by_term[cone, k, j] += sign * total
                             else:
                                 for s in range(n):
-                                    line[s] += factor * registers[out, lane + s]
+                                    line[0, s] += factor * registers[out, lane + s]
                         if not back:
                             for s in range(n):
-                                values[low + s, column] = line[s]
+                                values[low + s, column] = line[0, s]
                 if back:
                     _backwards(registers, adjoint, slopes, n_moving + n_still, (end - begin) * n)
                     for q in range(begin, end):
