@@ -242,6 +242,11 @@ def train(
         codes = label_codes(tasks, targets)
         groups = np.zeros(len(X)) if codes is None else codes.numpy()
         rows, held = validation_cut(groups, fraction, validation_seed, name="validation_fraction")
+    if settings.weight_decay is None:
+        # The default of `fit` decays less with many rows: a convolution needs that, tables do not.
+        decay = max(150 / len(rows), 26 / len(rows) ** 0.5)
+        decay = min(decay, 0.1 / settings.learning_rate)
+        settings = settings.model_copy(update={"weight_decay": decay})
     mean, std = np.zeros(X.shape[1]), np.ones(X.shape[1])
     if params["scale_inputs"]:
         mean, std = _scale(X[rows], None if weights is None else weights[rows])
