@@ -70,11 +70,9 @@ def separate_encodings(circuit: HeadCircuit) -> tuple[tuple[int, ...], Encoding]
     return (circuit.n_wires,), encoding
 
 
-def larger_model(model: Any, encoder: nn.Module, head: nn.Module) -> Any:
-    """Return a model of these parts, with the columns and target scales of a smaller one."""
-    from qmtl.model import MultiTaskModel  # which imports this module
-
-    larger = MultiTaskModel(encoder, head)
+def larger_model(make: type, model: Any, encoder: nn.Module, head: nn.Module) -> Any:
+    """Return `make`'s model of these parts, with the columns and target scales of a smaller one."""
+    larger = make(encoder, head)
     larger.columns = model.columns
     for name in model.scale.regressions:
         larger.set_target_scale(name, *model.target_scale([name]))

@@ -183,7 +183,7 @@ class MultiTaskModel(nn.Module):
         head = grown_head(self.head, task, seed, wires=wires, ansatz=ansatz, readout=readout)
         if encoder is None:
             encoder = grown_encoder(self.encoder, self.head, head, seed)
-        larger: MultiTaskModel = larger_model(self, encoder, head)
+        larger: MultiTaskModel = larger_model(MultiTaskModel, self, encoder, head)
         return larger
 
     def adapt(
@@ -231,9 +231,8 @@ class MultiTaskModel(nn.Module):
         """
         from qmtl.adaptation import adapted
 
-        larger: MultiTaskModel = adapted(
-            self, new_task, data, sample_weight, methods=methods, seed=seed
-        )
+        options: dict[str, Any] = {"methods": methods, "seed": seed, "make": MultiTaskModel}
+        larger: MultiTaskModel = adapted(self, new_task, data, sample_weight, **options)
         return larger
 
     def set_target_scale(self, task: str, mean: Tensor | float, std: Tensor | float) -> None:

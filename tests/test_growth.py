@@ -47,6 +47,19 @@ def begins_with(larger, smaller):
     )
 
 
+def test_a_model_of_ones_own_class_grows_into_a_plain_one():
+    class Mine(qmtl.MultiTaskModel):
+        def __init__(self):
+            plain = model()
+            super().__init__(plain.encoder, plain.head)
+
+    mine = Mine()
+    labels = (X[:, 0] > 0).float()
+    for larger in (mine.with_task(NEW[0], seed=0), mine.adapt(NEW[0], (X, labels))):
+        assert type(larger) is qmtl.MultiTaskModel
+        assert torch.equal(larger.predict(X, ["a"])["a"], mine.eval().predict(X, ["a"])["a"])
+
+
 @pytest.mark.parametrize("kind", ["partitioned", "shared", "linear"])
 @pytest.mark.parametrize("task", NEW, ids=lambda task: task.kind)
 def test_other_tasks_keep_their_parameters_and_predictions(kind, task):

@@ -334,9 +334,10 @@ def _place(
 
 
 def adapted(
-    model: Any, task: Task, data: Any, sample_weight: Any, *, methods: Sequence[str], seed: int
-) -> Any:
-    """Return the larger model; the arguments and errors are those of `MultiTaskModel.adapt`."""
+    model: Any, task: Task, data: Any, sample_weight: Any, *, methods: Sequence[str], seed: int,
+    make: type,
+) -> Any:  # fmt: skip
+    """Return the larger model, an instance of `make`; see `MultiTaskModel.adapt`."""
     import sklearn.linear_model  # noqa: F401  (loads the libraries whose threads are limited)
     from threadpoolctl import threadpool_limits
 
@@ -364,7 +365,7 @@ def adapted(
     with threadpool_limits(1):
         options: dict[str, Any] = {"methods": methods, "seed": seed, "sample_weight": weights}
         head, _ = adapted_head(model.head, task, features, targets, **options)
-    larger = larger_model(model, copy.deepcopy(model.encoder), head)
+    larger = larger_model(make, model, copy.deepcopy(model.encoder), head)
     if scale is not None:
         larger.set_target_scale(task.name, *scale)
     _check_same(model, larger, inputs[:256])

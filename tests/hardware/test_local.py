@@ -122,7 +122,9 @@ def test_a_backend_of_ones_own_in_the_ledger(tmp_path):
     prepared = prepare(head, features(head), backend, **options)
     assert status(submit(prepared, ledger), ledger).is_complete
     entered = ledger.add_run(prepared, again=True).run
-    with pytest.raises(InvalidInputError, match="'generic_backend_6q' has no known name: pass b"):
+    with pytest.raises(
+        InvalidInputError, match="'generic_backend_6q' cannot be opened by its name: pass b"
+    ):
         submit(entered, ledger)
     assert status(submit(entered, ledger, backend=backend), ledger).is_complete
     assert run(head, features(head), backend, ledger=ledger, **options).missing == 0

@@ -70,7 +70,9 @@ def test_time_ends_it():
     trainer(max_epochs=-1, max_time={"seconds": 0.2}).fit(module, datamodule=batches)
     assert module.history
     module, batches = parts()
-    with pytest.raises(InvalidInputError, match="'cosine' needs the number of epochs: max_epochs"):
+    with pytest.raises(
+        InvalidInputError, match="'cosine' needs the number of epochs: set max_epochs"
+    ):
         trainer(max_epochs=-1).fit(module, datamodule=batches)
 
 
