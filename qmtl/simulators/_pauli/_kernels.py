@@ -122,8 +122,9 @@ def walk(
                 _forwards(registers, ops, (end - begin) * n)
                 if back:
                     for k in range(len(cleared)):
+                        row = cleared[k]
                         for s in range((end - begin) * n):
-                            adjoint[cleared[k], s] = 0
+                            adjoint[row, s] = 0
                 for q in range(begin, end):
                     lane, cone = (q - begin) * n, q // uint64(each)
                     row = (q - cone * uint64(each)) * n_outputs
