@@ -303,8 +303,8 @@ def mustard(
         seed: seed of the validation split, and of splits by fractions.
 
     Returns:
-        Inputs float32 (N, d), or in the layout of `join_modalities`. `Split.index` is the entry of
-        sarcasm_data.json, or the record of MUStARD++'s file, from 0.
+        A data set with inputs float32 (N, d), or in the layout of `join_modalities`. `Split.index`
+        holds the place, from 0, of each row's entry in sarcasm_data.json or in MUStARD++'s file.
 
     Raises:
         InvalidInputError: files are missing (all are listed), or a file or an argument does not
