@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from qmtl.data import LabelTable
+    from qmtl.data import Split as Rows
     from qmtl.experiments import Run
     from qmtl.tasks import Task
 
@@ -111,14 +112,47 @@ def label_task(labels: "LabelTable", table: Path, name: str, kind: str | None) -
         raise InvalidInputError(f"{table}: {error}") from None
 
 
+def read_labelled(run: "Run", table: Path, delimiter: str | None) -> "Rows":
+    """Return a table's rows as a split, with the targets of the tasks whose labels it has."""
+    from qmtl.data import Split as Rows
+
+    tasks = run.load_model(1).tasks
+    classes = [task.name for task in tasks if task.kind in ("binary", "multiclass")]
+    inputs, rows = read_inputs(run, table, delimiter, texts=classes)
+    targets, lacking = {}, []
+    for task in tasks:
+        several = task.kind not in ("binary", "multiclass") and task.name not in rows
+        columns = list(task.class_names or ()) if several else [task.name]
+        if not columns or not set(columns) <= set(rows):
+            lacking.append(repr(task.name))
+            continue
+        try:
+            values = rows[columns] if several else rows[task.name]
+            targets[task.name] = task.to_targets(values, rows=list(rows.index))
+        except InvalidInputError as error:
+            raise InvalidInputError(f"{table}: {error}") from None
+    if not targets:
+        raise InvalidInputError(
+            f"{table}: the header has none of the targets {listed(lacking)}; "
+            f"qmtl predict needs none"
+        )
+    if lacking:
+        print(f"warning: {table}: the header lacks the targets {listed(lacking)}", file=sys.stderr)
+    return Rows(inputs, targets)
+
+
 def read_inputs(
     run: "Run",
     table: Path,
     delimiter: str | None,
     labels: Sequence[str] = (),
     decimal: str | None = None,
+    texts: Sequence[str] = (),
 ) -> tuple["Tensor", "pd.DataFrame"]:
-    """Return the inputs in a table, shape (rows, inputs), and the table."""
+    """Return the inputs in a table, shape (rows, inputs), and the table.
+
+    `labels` are columns that it must have besides the inputs; they and those in `texts` stay texts.
+    """
     from qmtl.data import read_table
 
     columns = run.columns()
@@ -129,7 +163,7 @@ def read_inputs(
     categories = [name for name, _ in columns.categorical]
     # If the new file is ambiguous, use the decimal mark and encoding of the training file.
     rows = read_table(
-        table, delimiter, decimal=decimal, texts=[*categories, *labels],
+        table, delimiter, decimal=decimal, texts=[*categories, *labels, *texts],
         usual_decimal=columns.decimal,
         usual_encoding=getattr(run.recipe.data, "encoding", None),
     )  # fmt: skip

@@ -87,24 +87,8 @@ def estimate(
     settings = settings_of(shots, set_ or [], max_qpu_seconds)
     model, rows = open_run(run, split, samples)
     prepared = prepare(model, rows.inputs, backend, tasks=_tasks(tasks), settings=settings)
-    found = prepared.estimate
-    known = found.success is not None
-    success = f"{found.success:.3g} of a whole circuit" if known else "unknown"
-    lines = {
-        "backend": prepared.backend,
-        "qubits": f"{found.wires}: {', '.join(map(str, found.layout))}",
-        "depth": f"{found.depth}, of two-qubit gates {found.two_qubit_depth}",
-        "two-qubit gates": f"{found.two_qubit_gates}, with {found.swaps} swaps added",
-        "estimated success": success,
-        "circuits": f"{found.circuits}, in {found.jobs} job{'s' * (found.jobs != 1)}",
-        "executions": f"{found.executions:,}",
-        "QPU time": f"about {found.qpu_seconds:.1f} s",
-        "largest input": f"{found.payload_bytes / 1e6:.2f} MB",
-    }
-    width = max(map(len, lines))
-    for name, value in lines.items():
-        print(f"{name:<{width}}  {value}")
-    _show_notes(found)
+    print(f"{'backend':<17}  {prepared.backend}\n{prepared.estimate}")
+    _show_notes(prepared.estimate)
 
 
 @app.command()

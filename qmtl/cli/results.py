@@ -3,6 +3,7 @@
 import csv
 import json
 import tomllib
+from collections import defaultdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,6 +17,7 @@ from qmtl.cli._options import (
     path_argument,
     path_option,
     read_inputs,
+    read_labelled,
 )
 from qmtl.cli._output import check_out, make_folder, show_metrics, write_out
 from qmtl.errors import InvalidInputError, RunDirectoryError, near_paths
@@ -93,7 +95,10 @@ def _epochs(path: Path) -> int:
 
 def evaluate(
     run: RunDirectory,
-    split: Split = "test",
+    table: Annotated[
+        Path | None, path_argument("CSV with inputs and labels, in place of the run's own data.")
+    ] = None,
+    split: Annotated[str | None, Option(help="train, validation or test. [test]")] = None,
     attack: Annotated[str | None, Option(help="Also evaluate under attack: fgsm or pgd.")] = None,
     epsilon: Annotated[
         float | None, Option(help="Radius of the attack, in units of the inputs. [0.03]")
@@ -102,12 +107,17 @@ def evaluate(
     norm: Annotated[str | None, Option(help="Norm of the attack: linf or l2. [linf]")] = None,
     low: Annotated[float | None, Option(help="Lower limit of attacked inputs.")] = None,
     high: Annotated[float | None, Option(help="Upper limit of attacked inputs.")] = None,
+    delimiter: Delimiter = None,
 ) -> None:
-    """Evaluate a run's model on a split of its data, optionally under an attack on its inputs.
+    """Evaluate a run's model on a split of its data or on another table, also under an attack.
+
+    A table needs labels of one task at least, and may lack some. Its rows count equally.
 
     Examples of use:
 
     qmtl evaluate runs/seed1 --split validation
+
+    qmtl evaluate runs/seed1 new.csv
 
     qmtl evaluate runs/seed1 --attack pgd --epsilon 0.03 --low 0 --high 1
     """
@@ -117,16 +127,28 @@ def evaluate(
 
     given = {"epsilon": epsilon, "steps": steps, "norm": norm, "low": low, "high": high}
     chosen = _attack(attack, {k: v for k, v in given.items() if v is not None})
+    if table is not None and split is not None:
+        raise InvalidInputError("--split is one of the run's own data; leave it out with a table")
+    if table is None and delimiter is not None:
+        raise InvalidInputError("--delimiter needs a table")
     opened = Run.read(run)
-    data = opened.load_data(split)
-    rows = data.splits[split]
+    others: dict[str, Any]
+    if table is None:
+        split = split or "test"
+        data = opened.load_data(split)
+        rows = data.splits[split]
+        others = {"baseline": baseline_metrics(data, rows)}
+    else:
+        rows = read_labelled(opened, table, delimiter)
+        # The run may have no metrics of a task that was added to it.
+        others = {"test split": defaultdict(dict, opened.results["metrics"]["test"])}
     # An attack evaluates the model many times, so loading compiled kernels saves time.
     model = opened.load_model(len(rows) if chosen is None else None)
-    others = {"baseline": baseline_metrics(data, rows)}
     if chosen is not None:
         name = f"{chosen.attack} {chosen.epsilon:g}"
         others = {name: metrics_of(model, rows, attack=chosen), **others}
-    show_metrics(f"{opened.path}: {split}, {len(rows)} rows", metrics_of(model, rows), others)
+    title = f"{opened.path}: {table or split}, {len(rows)} rows"
+    show_metrics(title, metrics_of(model, rows), others)
 
 
 def affinity(

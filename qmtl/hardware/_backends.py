@@ -5,7 +5,7 @@ from functools import cache, cached_property
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any, Literal
 
-from qmtl.errors import InvalidInputError, unknown_name
+from qmtl.errors import InvalidInputError, nearest
 from qmtl.noise import DeviceNoise, fake_backends
 
 if TYPE_CHECKING:
@@ -106,7 +106,14 @@ def open_backend(name: Any, *, service: Any = None) -> Backend:
     if name in fakes:
         return Backend(name, "fake", fakes[name]())
     if not name.startswith("ibm_"):
-        raise unknown_name("backend", name, [IDEAL, *fakes, "ibm_..."])
+        # All names would fill a screen.
+        names = [IDEAL, *fakes]
+        close = [f"fake_{name}", f"ibm_{name}"] if f"fake_{name}" in fakes else nearest(name, names)
+        hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else "."
+        raise InvalidInputError(
+            f"unknown backend {name!r}{hint} Expected {IDEAL!r}, a device 'ibm_...', or one of "
+            f"{len(fakes)} fake devices, which qmtl ibm backends --local lists"
+        )
     from qmtl.hardware._client import Client
 
     return Backend(name, "real", Client.of(service).backend(name))

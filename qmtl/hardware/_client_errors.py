@@ -70,7 +70,10 @@ def translated(error: BaseException, doing: str, secrets: Secrets = tuple) -> Ha
     status = _status(chain)
     reason = one_line(f"{type(error).__name__}: {error}", secrets)
     if "AccountNotFoundError" in names:
-        return HardwareAccountError(f"no IBM Quantum account is known: {SAVE}")
+        return HardwareAccountError(
+            f"no IBM Quantum account is known: {SAVE}; without one, use aer or a fake "
+            f"device such as fake_fez"
+        )
     if _is_connection(chain):
         return HardwareConnectionError(
             f"{doing}: IBM Quantum cannot be reached; check the network (this tells nothing about "

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from qmtl._html import counted, listed
 from qmtl.errors import InvalidInputError
 from qmtl.hardware._settings import Mitigation, Mode, Primitive
 
@@ -123,6 +124,20 @@ class Estimate:
     budget_seconds: float | None = None
     notes: tuple[str, ...] = field(default=())
 
+    def __str__(self) -> str:
+        known = self.success is not None
+        lines = {
+            "qubits": f"{self.wires}: {', '.join(map(str, self.layout))}",
+            "depth": f"{self.depth}, of two-qubit gates {self.two_qubit_depth}",
+            "two-qubit gates": f"{self.two_qubit_gates}, with {self.swaps} swaps added",
+            "estimated success": f"{self.success:.3g} of a whole circuit" if known else "unknown",
+            "circuits": f"{self.circuits}, in {counted(self.jobs, 'job')}",
+            "executions": f"{self.executions:,}",
+            "QPU time": f"about {self.qpu_seconds:.1f} s",
+            "largest input": f"{self.payload_bytes / 1e6:.2f} MB",
+        }
+        return "\n".join(f"{name:<17}  {value}" for name, value in lines.items())
+
 
 @dataclass(frozen=True)
 class Pub:
@@ -196,6 +211,14 @@ class PreparedRun:
     request: str = ""
     identity: str = ""
     device: Any = field(default=None, repr=False)
+
+    def __repr__(self) -> str:
+        tasks = listed(reading.task for reading in self.decoding.tasks)
+        jobs, executions = self.estimate.jobs, self.estimate.executions
+        return (
+            f"PreparedRun({self.backend!r}, {counted(self.decoding.n_samples, 'sample')}, "
+            f"tasks: {tasks}, {counted(jobs, 'job')}, {counted(executions, 'execution')})"
+        )
 
     @cached_property
     def hash(self) -> str:

@@ -282,6 +282,30 @@ def test_a_table_from_train_to_predict(qmtl, tmp_path):
     own = _table(qmtl.good("predict", "run", "shop.csv"))
     for row in held_out:
         assert float(own[int(row["row"])]["price"]) == pytest.approx(float(row["price"]), rel=1e-4)
+    _check_evaluation_of_a_table(qmtl, tmp_path, [int(row["row"]) for row in held_out])
+
+
+def _check_evaluation_of_a_table(qmtl, folder, held_out):
+    """The run's test rows in a file of another convention get the scores of the test split."""
+    header, *lines = (folder / "shop.csv").read_text().splitlines()
+    rows = [header, *(lines[i] for i in held_out)]
+    (folder / "test.csv").write_text("\n".join(rows).replace(",", ";").replace(".", ","))
+    shown = [line for line in qmtl.good("evaluate", "run", "test.csv").splitlines() if "│" in line]
+    assert len(shown) == 7  # metrics of three tasks
+    for line in shown:
+        _, _, found, expected = (cell.strip() for cell in line.strip("│").split("│"))
+        assert found == expected
+    (folder / "one.csv").write_text("\n".join(row.rpartition(",")[0] for row in rows))
+    answer = qmtl("evaluate", "run", "one.csv")
+    assert "grade" in answer.out
+    assert "price" not in answer.out
+    assert answer.err == "warning: one.csv: the header lacks the targets 'price'\n"
+    (folder / "no.csv").write_text("\n".join(row.rsplit(",", 3)[0] for row in rows))
+    assert "none of the targets 'sold', 'grade', 'price'" in qmtl.bad("evaluate", "run", "no.csv")
+    (folder / "bad.csv").write_text("\n".join(rows).replace("yes", "oui"))
+    assert "bad.csv: labels of binary task 'sold'" in qmtl.bad("evaluate", "run", "bad.csv")
+    assert "--split" in qmtl.bad("evaluate", "run", "test.csv", "--split", "test")
+    assert "--delimiter" in qmtl.bad("evaluate", "run", "--delimiter", ";")
 
 
 def test_a_table_that_changed_after_training_is_refused(qmtl, tmp_path):

@@ -209,6 +209,12 @@ def test_names_of_backends():
     assert {"aer", "fake_fez", "fake_boston", "fake_torino"} <= set(names)
     assert open_backend("fake_boston").n_qubits == 156
     assert open_backend("aer").n_qubits is None
-    for name, expected in [("fake_bostn", "'fake_boston'"), ("aerr", "'aer'"), ("ibmfez", "Known")]:
-        with pytest.raises(InvalidInputError, match=expected):
+    for name, expected in [
+        ("fake_bostn", "did you mean 'fake_boston'"),
+        ("aerr", "did you mean 'aer'"),
+        ("fez", "did you mean 'fake_fez' or 'ibm_fez'"),
+        ("ibmfez", "a device 'ibm_...'"),
+    ]:
+        with pytest.raises(InvalidInputError, match=expected) as error:
             open_backend(name)
+        assert len(str(error.value)) < 200

@@ -69,6 +69,8 @@ def test_depth_does_not_grow_with_the_number_of_tasks(fez):
     ring = binary_head(50)
     run = prepare(ring, features(ring, 1), fez, predict=False)
     estimate = run.estimate
+    assert len(repr(run)) < 200
+    assert "of two-qubit gates 5\n" in str(estimate)
     assert (estimate.swaps, estimate.depth, estimate.two_qubit_gates) == (0, 13, 250)
     assert run.execution == "task by task"
     assert any("not correlated" in note for note in estimate.notes)
