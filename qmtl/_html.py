@@ -15,15 +15,17 @@ from markupsafe import Markup
 if TYPE_CHECKING:
     from jinja2 import Environment
 
+# The class counts twice, because Jupyter's rules would otherwise right-align all cells.
 CSS = Markup("""\
 <style>
 .qmtl { font-size: 13px; line-height: 1.45; margin: .3em 0; max-width: 100%; }
 .qmtl > b { display: block; margin-bottom: .3em; }
 .qmtl .wide { overflow-x: auto; margin: .4em 0; }
 .qmtl table { border-collapse: collapse; margin: 0; }
-.qmtl :is(th, td) { padding: .15em .7em .15em 0; text-align: left; border: 0; vertical-align: top; }
+.qmtl.qmtl table :is(th,td) { padding: .15em .7em .15em 0; text-align: left; vertical-align: top; }
+.qmtl :is(th, td) { border: 0; }
 .qmtl thead th { border-bottom: 1px solid #8886; }
-.qmtl .n { text-align: right; font-variant-numeric: tabular-nums; }
+.qmtl.qmtl table .n { text-align: right; font-variant-numeric: tabular-nums; }
 .qmtl svg { max-width: none; }
 .qmtl svg[role] { max-width: 100%; height: auto; }
 .qmtl .more { font-size: 11px; opacity: .7; }
