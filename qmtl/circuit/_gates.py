@@ -285,6 +285,12 @@ class GateSequence:
                     f"{sorted(missing)[0]}, but a gate uses {max(used)}"
                 )
 
+    def __repr__(self) -> str:
+        return (
+            f"GateSequence({self.n_wires} wires, {len(self.rows)} gates, "
+            f"features: {len(self._features())}, weights: {len(self._weights())})"
+        )
+
     def _gates(self) -> list[Gate]:
         gates = []
         for name, wires, features, weight, constant in self.rows:

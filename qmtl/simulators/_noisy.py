@@ -6,7 +6,7 @@ include the noise of gates that cancel, which are outside an ideal cone.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from itertools import chain
 from typing import Any, NamedTuple
@@ -135,7 +135,10 @@ class NoisySimulator(LightConeSimulator):
         return type(self), (self.noise, self.max_memory)
 
     def __repr__(self) -> str:
-        return f"NoisySimulator({self.noise!r})"
+        # A device's noise has thousands of numbers.
+        values = {part.name: getattr(self.noise, part.name) for part in fields(self.noise)}
+        parts = [name for name, value in values.items() if value not in (None, {}, (0.0, 0.0))]
+        return f"NoisySimulator(DeviceNoise with {', '.join(parts) or 'nothing'})"
 
 
 def native_values(

@@ -164,6 +164,11 @@ def test_bad_sequences_are_refused(rows, message):
         GateSequence(2, tuple(rows))
 
 
+def test_a_sequence_prints_its_size():
+    sequence = GateSequence.of(2, [Gate("RY", (1,), Angle((0,))), Gate("CZ", (0, 1))])
+    assert repr(sequence) == "GateSequence(2 wires, 2 gates, features: 1, weights: 0)"
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

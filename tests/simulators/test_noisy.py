@@ -236,6 +236,7 @@ def test_tasks_run_in_few_batches_whatever_their_noise(n):
     circuit = HeadCircuit(binary_tasks(n // 2))
     simulator = NoisySimulator(DeviceNoise(gates=gates))
     assert len(simulator.plan(circuit).groups) <= 5
+    assert repr(simulator) == "NoisySimulator(DeviceNoise with gates)"
 
 
 @pytest.mark.parametrize("layout", ["partitioned", "shared"])
