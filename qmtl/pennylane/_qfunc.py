@@ -120,8 +120,8 @@ def _traced(
         takes = [f"{n} of shape {tuple(a.shape)}" for n, a in zip(given, arguments, strict=True)]
         raise InvalidInputError(
             f"the function cannot be applied to {', '.join([*takes, *options]) or 'no arguments'} "
-            f"and decomposed: {' '.join(str(error).split())}; it gets n_features features, "
-            f"if any, then the weights, and wires=; call a function with other arguments in your own"
+            f"and decomposed: {' '.join(str(error).split())}; it gets n_features features, if any, "
+            f"then the weights, and wires=; call a function with other arguments in your own"
         ) from error
     return [op for op in script.operations if op.name not in WITHOUT_EFFECT]
 
