@@ -308,7 +308,7 @@ def settings_of(shots: int, pairs: Sequence[str], max_qpu_seconds: float | None)
 
 def _show_notes(estimate: "Estimate") -> None:
     for note in estimate.notes:
-        print(f"note: {note}")
+        print(fill(f"note: {note}", terminal_width() or len(note) + 6))
 
 
 def show_result(ledger: "Ledger", run: str) -> None:
