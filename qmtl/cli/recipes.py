@@ -149,6 +149,9 @@ def init(
             "categories": [f"{name} ({len(found)})" for name, found in columns.categorical],
         },
         most=MOST,
+        ignored=json.dumps(
+            [name for name in names if name not in (*wanted, *columns.names)], ensure_ascii=False
+        ),
         notes=data.notes,
         targets=lines,
         heads=HEAD_TYPES,

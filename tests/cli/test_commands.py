@@ -736,6 +736,17 @@ def test_what_a_target_lacks_is_said_in_words_of_the_command_line(
     assert not list(tmp_path.glob("*.toml"))
 
 
+def test_a_recipe_for_a_table_ignores_what_cannot_be_an_input(qmtl, tmp_path):
+    rows = [f"{i},someone{i}@example.org,{i % 7 + 0.5},{i * 3 % 11 + 0.25}" for i in range(40)]
+    (tmp_path / "a.csv").write_text("\n".join([',mail "ü",size,price', *rows]), encoding="utf-8")
+    qmtl.good("init", "a.csv")
+    recipe = package.experiments.read_recipe("a.toml")
+    assert recipe.data.ignore == ["Unnamed: 0", 'mail "ü"']
+    data = recipe.data.load()
+    assert list(data.columns.names) == ["size"]
+    assert not data.notes
+
+
 def test_odd_names_in_a_recipe_for_a_table(qmtl, tmp_path):
     names = ['say "hi"', "a = b", "ü # no comment", "[x]", "\\n"]
     rows = [",".join(str(i * (j + 1) % 7 + 0.5) for j in range(5)) for i in range(30)]
