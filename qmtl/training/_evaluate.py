@@ -141,7 +141,8 @@ def prediction_rows(
     ``TASK``, or ``TASK:OUTPUT`` for each of several outputs. Targets, if given, are in
     ``TASK:target``, ``TASK:LABEL:target`` or ``TASK:OUTPUT:target``, blank if missing. A backslash
     stands before ":" and backslashes in names, before a task name ``row`` and before a class name
-    ``target``, so that column names stay distinct.
+    ``target``, so that column names stay distinct. Probabilities have nine
+    significant digits, values of a regression twelve.
 
     Warns:
         UserWarning: predictions are NaN, which gives blank cells.
@@ -203,7 +204,11 @@ def _columns(task: Task, prediction: Tensor, targets: Tensor | None) -> dict[str
         columns = values.reshape(len(values), len(names)).T.tolist()
         return [["" if v != v else v for v in column] for column in columns]
 
-    columns = dict(zip(names.values, cells(prediction, names.values), strict=True))
+    # The digits that single precision has; a regression may differ little from a large mean.
+    digits = 12 if task.kind == "regression" else 9
+    found = cells(prediction, names.values)
+    found = [["" if v == "" else float(f"{v:.{digits}g}") for v in column] for column in found]
+    columns = dict(zip(names.values, found, strict=True))
     if names.decisions:
         unknown = prediction.isnan()
         if classes and prediction.ndim == 2:

@@ -1,5 +1,6 @@
 """Predictions as rows: a column of its own for everything, whatever the names are."""
 
+import pytest
 import torch
 
 from qmtl.encoders import Identity
@@ -48,6 +49,10 @@ def test_no_two_columns_have_one_name():
     assert row["row"] == 7
     assert row["y:target"] == "target"
     values = model.predict(torch.ones(1, 2))
-    assert row["\\row"] == float(values["row"])
-    assert row["y\\:1"] == float(values["y:1"])
-    assert row["y:1"] == float(values["y"][0, 0])
+    for name, value in (
+        ("\\row", values["row"]),
+        ("y\\:1", values["y:1"]),
+        ("y:1", values["y"][0, 0]),
+    ):
+        assert row[name] == pytest.approx(float(value), rel=1e-8)
+        assert len(f"{row[name]}") <= 15
