@@ -165,8 +165,9 @@ def summary_rows(runs: Sequence[RunContent]) -> list[dict[str, str]]:
 def _summary(content: RunContent) -> dict[str, object]:
     recipe, results = content.run.recipe, content.run.results
     training, counts, tasks = recipe.training, results["parameters"], content.model.tasks
+    path = getattr(recipe.data, "path", None)
     return {
-        "data": recipe.data.source,
+        "data": f"{recipe.data.source}: {Path(path).name}" if path else recipe.data.source,
         "tasks": f"{len(tasks):,}: {listed((task.name for task in tasks), 6)}",
         "head": recipe.head.type,
         "circuit": recipe.circuit.design,

@@ -24,13 +24,14 @@ from qmtl.noise import DeviceNoise
 from qmtl.plotting import COLOURS, MARKERS, legend_below, panels, plain, save_figure
 from qmtl.simulators import LightConeSimulator, NoisySimulator, ShotSimulator, Simulator
 from qmtl.tasks import Task
-from qmtl.training import evaluate
+from qmtl.training import LOWER_IS_BETTER, evaluate
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 NONE = "none"
 METHODS = ("richardson", "linear", "exponential")  # of extrapolation to zero noise
+LEAST_RANGE = 0.05  # of an axis of scores: few rows that change must not look like a collapse
 NoiseOf = Callable[[int], DeviceNoise]
 # The study of untrained heads varies one of these keys at a time; `DESIGN` sets the others.
 STUDY: dict[str, tuple[Any, ...]] = {
@@ -293,6 +294,10 @@ def plot_under_noise(found: Sequence[UnderNoise], task: str, metric: str, ax: "A
     if mitigated:
         legend_below(ax)
     ax.set(title=plain(task, 24), xlabel="strength of the noise (×)", ylabel=metric)
+    low, high = ax.get_ylim()
+    if high - low < LEAST_RANGE and metric not in ("deviation", *LOWER_IS_BETTER):
+        middle = (low + high) / 2
+        ax.set_ylim(middle - LEAST_RANGE / 2, middle + LEAST_RANGE / 2)
     return ax
 
 

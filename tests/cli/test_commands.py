@@ -260,6 +260,8 @@ def test_a_table_from_train_to_predict(qmtl, tmp_path):
     out = qmtl.good("train", "shop.toml", "--out", "run")
     assert all(word in out for word in ("sold", "grade", "price", "r2", "macro_f1"))
     assert "price" in qmtl.good("evaluate", "run")
+    qmtl.good("report", "run")
+    assert "csv: shop.csv" in (tmp_path / "run" / "report.html").read_text()
     new = "colour,size,weight,other\nred,4,0.5,x\nviolet,,NA,y\n"
     (tmp_path / "new.csv").write_text(new)
     warned = qmtl("predict", "run", "new.csv")

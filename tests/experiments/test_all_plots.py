@@ -99,3 +99,10 @@ def test_axes_are_labelled_returned_and_saved(name, tmp_path):
     data = [line for line in lines if not line.get_label().startswith("_")]
     looks = {(line.get_color(), line.get_marker(), line.get_linestyle()) for line in data}
     assert len(looks) == len(data)
+
+
+def test_one_row_that_noise_changes_is_not_a_collapse():
+    found = [UnderNoise(float(s), "none", {"a": {"f1": 0.9 + s / 900}}) for s in (0, 1, 2)]
+    low, high = experiments.plot_under_noise(found, "a", "f1", Figure().subplots()).get_ylim()
+    assert low < 0.88
+    assert high > 0.92
