@@ -144,7 +144,7 @@ def test_a_backend_that_is_nearly_right(qmtl, run):
         (["train", "digits", "--epochs", 3], "--set training.max_epochs=3"),
         (["bench", "digits", "--seeds", 0], "'--seeds'"),
         (["bench", "digits", "--seeds", "many"], "'--seeds'"),
-        (["evaluate", "one", "two"], "two"),
+        (["evaluate", "one", "two", "three"], "three"),
     ],
     ids=lambda value: None if isinstance(value, str) else " ".join(map(str, value)),
 )
