@@ -71,8 +71,8 @@ class DeviceNoise:
                     f"gates must have channels with positions by name and wires of a gate, such as "
                     f"{{('CZ', (0, 1)): ((channel, (0, 1)),)}}, got {key!r}: {found!r}"
                 )
-        for key, error in self.coherent.items():
-            check_type(f"coherent error of {key}", error, CoherentError)
+        for gate, error in self.coherent.items():
+            check_type(f"coherent error of {gate}", error, CoherentError)
         if self.timing is not None:
             check_type("timing", self.timing, Timing)
         flips_of = {f"readout of wire {wire}": flips for wire, flips in self.readouts.items()}
