@@ -51,7 +51,7 @@ def runs(folder: Annotated[Path, path_argument("The folder of the runs.")] = Pat
 
 
 def _run_row(path: Path) -> tuple[object, ...]:
-    from qmtl.experiments import training_process
+    from qmtl.experiments import resume_command, training_process
     from qmtl.training import LOWER_IS_BETTER
 
     try:
@@ -78,7 +78,7 @@ def _run_row(path: Path) -> tuple[object, ...]:
     except FileNotFoundError:
         process = training_process(path)
         state = "stopped" if process is None else "running"
-        note = process or f"qmtl train --resume {path}"
+        note = process or resume_command(path)
         return path, state, *about, "–", _epochs(path), "–", note
     except (OSError, ValueError, KeyError, TypeError, AttributeError, StopIteration):
         return path, "damaged", *about, "–", "–", "–", "results.json cannot be read"

@@ -83,6 +83,7 @@ def bench(
                 f"two recipes have the name {name!r}, and would share a folder; give one of them "
                 f"another name, in its file"
             )
+    make_folder(out)
     workers = Workers(jobs, cluster)
     failed = sum(_run(recipe, out / recipe.name, workers) for recipe in chosen)
     if failed:

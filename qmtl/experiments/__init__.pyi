@@ -32,6 +32,7 @@ from ._run import start_run as start_run
 from ._run_folder import Run as Run
 from ._run_folder import check_kind as check_kind
 from ._run_folder import new_folder as new_folder
+from ._run_folder import resume_command as resume_command
 from ._run_folder import run_affinity as run_affinity
 from ._run_folder import training_process as training_process
 from ._run_folder import write_affinity as write_affinity

@@ -22,6 +22,7 @@ from qmtl.experiments._run_folder import (
     machine,
     new_folder,
     noted,
+    resume_command,
     write_recipe,
 )
 from qmtl.experiments._sweep import fingerprint
@@ -172,7 +173,7 @@ def _train(
                 log.write_result(result)
             rivals = {head: train_rival(recipe, data, head) for head in recipe.compare}
         except KeyboardInterrupt:
-            raise KeyboardInterrupt(f"continue with: qmtl train --resume {folder}") from None
+            raise KeyboardInterrupt(f"continue with: {resume_command(folder)}") from None
         trained = result.model
         results = {
             "metrics": result.metrics,

@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import shlex
 import shutil
 import socket
 import time
@@ -122,7 +123,7 @@ class Run:
             _Results.model_validate(results, strict=True)
         except FileNotFoundError:
             raise RunDirectoryError(
-                f"the run {folder} has not finished; continue it with: qmtl train --resume {folder}"
+                f"the run {folder} has not finished; continue it with: {resume_command(folder)}"
             ) from None
         except ValidationError as error:
             raise RunDirectoryError(f"{file} is damaged: {_first_problem(error)}") from None
@@ -196,6 +197,16 @@ def _labels_noted(folder: Path) -> Any:
         return None
 
 
+def resume_command(folder: Path) -> str:
+    """Return the command line that continues a run, for a shell.
+
+    Example:
+        >>> resume_command(Path("my runs/seed1"))
+        "qmtl train --resume 'my runs/seed1'"
+    """
+    return shlex.join(["qmtl", "train", "--resume", str(folder)])
+
+
 def existing_folder(path: str | Path) -> Path:
     """Return a run's folder; raise if there is no recipe in it."""
     folder = as_path(path)
@@ -223,7 +234,7 @@ def new_folder(recipe: Recipe, path: str | Path | None) -> Path:
             if path is None and folder.exists():
                 continue
             is_run = (folder / "recipe.toml").is_file()
-            more = f", or continue it with: qmtl train --resume {folder}" if is_run else ""
+            more = f", or continue it with: {resume_command(folder)}" if is_run else ""
             raise RunDirectoryError(
                 f"the run directory {folder} exists already; give another --out{more}"
             ) from None

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qmtl.errors import InvalidInputError
+from qmtl.errors import InvalidInputError, check_type
 from qmtl.hardware._prepared_run import (
     Chunk,
     Observable,
@@ -167,7 +167,10 @@ def decode(
         >>> bool((abs(decoded.values["a"] - run.exact["a"]) < 4 * decoded.errors["a"]).all())
         True
     """
+    check_type("prepared", prepared, PreparedRun)
     given = dict(raw) if isinstance(raw, Mapping) else dict(enumerate(raw))
+    for pubs in given.values():
+        check_type("raw results of a chunk", pubs, Sequence, "; pass a list, [execute(run, 0)]")
     unknown = set(given) - set(range(len(prepared.chunks)))
     if unknown:
         raise InvalidInputError(

@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
 
-from qmtl.errors import InvalidInputError, LedgerError, near_paths, unknown_name
+from qmtl.errors import InvalidInputError, LedgerError, as_path, near_paths, unknown_name
 from qmtl.hardware._prepared_run import PreparedRun
 
 VERSION = 1
@@ -137,7 +137,7 @@ class Ledger:
 
     def __init__(self, path: str | Path | None = None) -> None:
         try:
-            self.path = Path(ledger_path() if path is None else path).expanduser()
+            self.path = as_path(ledger_path() if path is None else path)
             self.path.parent.mkdir(parents=True, exist_ok=True)
             # Models and inputs are private to the user.
             self.path.touch(mode=0o600)

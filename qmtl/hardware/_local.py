@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from qmtl.circuit import HeadCircuit
-from qmtl.errors import CircuitTooLargeError, InvalidInputError
+from qmtl.errors import CircuitTooLargeError, InvalidInputError, check_integer, check_type
 from qmtl.hardware._backends import Backend, open_backend
 from qmtl.hardware._decode import PubData
 from qmtl.hardware._predict import read_native
@@ -73,6 +73,9 @@ def execute(prepared: PreparedRun, chunk: int, *, backend: Any = None) -> tuple[
     """
     from qiskit.primitives import BitArray
 
+    check_type("prepared", prepared, PreparedRun)
+    if check_integer("chunk", chunk, 0) >= len(prepared.chunks):
+        raise InvalidInputError(f"the run has {len(prepared.chunks)} chunks, got chunk {chunk}")
     backend = _backend_of(prepared, backend)
     random = np.random.default_rng(_seed(prepared, chunk))
     found = []

@@ -214,12 +214,29 @@ def _split(value: Any, columns: Mapping[Any, int | None]) -> Terms:
     if abs(there - float(value.bind(point))) > ROUNDING * (
         1 + sum(map(abs, coefficients.values()))
     ):
-        raise InvalidInputError(f"an angle must be a sum of products of features, got {value}")
+        coefficients = _powers(value, parameters)
     return [
         (tuple(index for p in found if (index := columns[p]) is not None), c)
         for found, c in coefficients.items()
         if abs(c) > ROUNDING
     ]
+
+
+def _powers(value: Any, parameters: Sequence[Any]) -> dict[tuple[Any, ...], float]:
+    """Return the coefficients of an angle that has powers of features, which takes longer."""
+    from sympy import Poly, Symbol
+
+    polynomial = Poly(value.sympify())
+    symbols = [Symbol(p.name) for p in parameters]
+    if not set(polynomial.gens) <= set(symbols):
+        raise InvalidInputError(f"an angle must be a sum of products of features, got {value}")
+    of = dict(zip(symbols, parameters, strict=True))
+    return {
+        tuple(
+            of[g] for g, power in zip(polynomial.gens, powers, strict=True) for _ in range(power)
+        ): float(c)
+        for powers, c in polynomial.terms()
+    }
 
 
 def _seconds(duration: Any, unit: str, dt: float | None) -> float:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from qmtl._html import MOST_ROWS, counted, facts, hardware_facts, panel, table
 from qmtl._io import write_csv, write_json
-from qmtl.errors import InvalidInputError
+from qmtl.errors import InvalidInputError, check_type
 from qmtl.hardware._decode import Decoded, PubData, decode, exact_logits, raw_from_bytes
 from qmtl.hardware._ledger import Ledger
 from qmtl.hardware._prepared_run import Estimate, PreparedRun, Values
@@ -115,6 +115,8 @@ def compare(prepared: PreparedRun, decoded: Decoded) -> Comparison:
     Raises:
         InvalidInputError: if the run was prepared without predictions.
     """
+    check_type("prepared", prepared, PreparedRun)
+    check_type("decoded", decoded, Decoded)
     predicted = dict(prepared.predicted or prepared.exact)
     if not predicted:
         raise InvalidInputError("the run was prepared without predictions (predict=False)")

@@ -103,6 +103,13 @@ def best_layout(
         if not part.size():
             continue  # a wire without two-qubit gates that is not read
         taken = set(placed.values())
+        if part.num_qubits() == 1:
+            # VF2Layout gives wires without a gate between them the same best qubit.
+            single = [qubit for qubit in readouts if qubit not in taken]
+            if not single:
+                return None
+            placed[part.qubits[0]] = min(single, key=readouts.__getitem__)
+            continue
         free = Target(num_qubits=target.num_qubits)
         free.add_instruction(CZGate(), {pair: None for pair in pairs if taken.isdisjoint(pair)})
         free.add_instruction(XGate(), {(q,): None for q in readouts if q not in taken})

@@ -1,7 +1,7 @@
 """Noise in the Pauli basis: channels, and coherent errors of gates."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any, Self
@@ -118,10 +118,11 @@ class Channel:
         cls, t1: float, t2: float, duration: float, excited: float = 0.0
     ) -> Self:
         """Return thermal relaxation over a duration, in seconds; see `Relaxation`."""
-        if not (t1 > 0 and 0 < t2 <= 2 * t1 and duration >= 0):
+        numbers = all(map(is_number, (t1, t2, duration)))
+        if not (numbers and t1 > 0 and 0 < t2 <= 2 * t1 and duration >= 0):
             raise InvalidInputError(
                 f"t1 and t2 must be positive with t2 <= 2·t1, and the duration not negative, got "
-                f"t1={t1}, t2={t2}, duration={duration}"
+                f"t1={t1!r}, t2={t2!r}, duration={duration!r}"
             )
         check_probability("excited", excited)
         phase, energy = math.exp(-duration / t2), math.exp(-duration / t1)
@@ -172,6 +173,10 @@ def check_scale(scale: Any) -> None:
         raise InvalidInputError(f"scale must be a number that is not negative, got {scale!r}")
 
 
+def _is_finite(value: Any) -> bool:
+    return is_number(value) and math.isfinite(value)
+
+
 def check_probability(name: str, value: Any) -> None:
     """Raise `InvalidInputError` unless 0 <= value <= 1."""
     if not is_number(value) or not 0 <= float(value) <= 1:
@@ -198,11 +203,19 @@ class CoherentError:
     rotations: tuple[tuple[str, tuple[int, ...], float], ...] = ()
 
     def __post_init__(self) -> None:
-        if not is_number(self.relative):
+        if not _is_finite(self.relative):
             raise InvalidInputError(f"relative must be a number, got {self.relative!r}")
-        for name, at, _ in self.rotations:
+        check_type("rotations", self.rotations, Sequence)
+        for rotation in self.rotations:
+            if not isinstance(rotation, Sequence) or len(rotation) != 3:
+                raise InvalidInputError(
+                    f"rotations must have a name, positions and an angle, got {rotation!r}"
+                )
+            name, at, angle = rotation
             if name not in ROTATIONS:
                 raise unknown_name("rotation", name, sorted(ROTATIONS))
+            if not _is_finite(angle):
+                raise InvalidInputError(f"the angle of {name} must be a number, got {angle!r}")
             Gate(name, at, Angle())
             if not set(at) <= {0, 1}:
                 raise InvalidInputError(f"wires of {name} must be positions 0 or 1, got {at}")

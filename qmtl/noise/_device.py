@@ -8,7 +8,7 @@ from typing import Any, Self, TypeVar
 
 from qmtl._io import write_json
 from qmtl.circuit import Gate
-from qmtl.errors import InvalidInputError, as_path, unknown_name
+from qmtl.errors import InvalidInputError, as_path, check_type, unknown_name
 from qmtl.noise._backend import Channels, Key, fake_backends, read_calibration
 from qmtl.noise._channel import Channel, CoherentError, check_probability, check_scale
 from qmtl.noise._events import Order, Timing, Wires
@@ -56,10 +56,25 @@ class DeviceNoise:
     timing: Timing | None = None
 
     def __post_init__(self) -> None:
-        for name in ("one_wire", "two_wire"):
+        for name, n_wires in (("one_wire", 1), ("two_wire", 2)):
             channel = getattr(self, name)
-            if not isinstance(channel, Channel | None):
-                raise InvalidInputError(f"{name} must be a Channel or None, got {channel!r}")
+            if channel is not None and getattr(channel, "n_wires", None) != n_wires:
+                wires = "1 wire" if n_wires == 1 else "2 wires"
+                raise InvalidInputError(
+                    f"{name} must be a Channel on {wires} or None, got {channel!r}"
+                )
+        for name in ("gates", "readouts", "coherent"):
+            check_type(name, getattr(self, name), Mapping)
+        for key, found in self.gates.items():
+            if not _fits(key, found):
+                raise InvalidInputError(
+                    f"gates must have channels with positions by name and wires of a gate, such as "
+                    f"{{('CZ', (0, 1)): ((channel, (0, 1)),)}}, got {key!r}: {found!r}"
+                )
+        for gate, error in self.coherent.items():
+            check_type(f"coherent error of {gate}", error, CoherentError)
+        if self.timing is not None:
+            check_type("timing", self.timing, Timing)
         flips_of = {f"readout of wire {wire}": flips for wire, flips in self.readouts.items()}
         for name, flips in {"readout": self.readout, **flips_of}.items():
             if not isinstance(flips, Sequence) or len(flips) != 2:
@@ -258,6 +273,15 @@ class DeviceNoise:
             return cls.from_dict(json.loads(path.read_text(encoding="utf-8")))
         except (OSError, json.JSONDecodeError) as error:
             raise InvalidInputError(f"noise {path} cannot be read: {error}") from None
+
+
+def _fits(key: Any, found: Any) -> bool:
+    """Return whether these are a gate's name and wires, and channels on positions of its wires."""
+    try:
+        _, wires = key
+        return all(c.n_wires == len(at) and set(at) <= set(range(len(wires))) for c, at in found)
+    except (AttributeError, TypeError, ValueError):
+        return False
 
 
 def _key(description: Mapping[str, Any]) -> Key:

@@ -7,7 +7,7 @@ from math import pi
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 from qmtl.circuit import DIAGONAL_GATES, Angle, Gate, HeadCircuit, Kind
-from qmtl.errors import InvalidInputError, unknown_name
+from qmtl.errors import InvalidInputError, check_type, is_number, unknown_name
 from qmtl.noise._channel import Channel
 
 if TYPE_CHECKING:
@@ -97,11 +97,17 @@ class Timing:
     def __post_init__(self) -> None:
         if self.order not in ("alap", "asap"):
             raise unknown_name("order", self.order, ["alap", "asap"])
+        check_type("durations", self.durations, Mapping)
         for gate, seconds in self.durations.items():
-            if not 0 <= seconds < float("inf"):
+            if not is_number(seconds) or not 0 <= seconds < float("inf"):
                 raise InvalidInputError(
-                    f"durations must be seconds, not negative, got {seconds} for {gate}"
+                    f"durations must be seconds, not negative, got {seconds!r} for {gate}"
                 )
+        check_type("relaxation", self.relaxation, Mapping)
+        for wire, found in self.relaxation.items():
+            check_type(f"relaxation of wire {wire}", found, Relaxation)
+        if self.others is not None:
+            check_type("others", self.others, Relaxation)
 
     def duration(self, name: str, wires: tuple[int, ...]) -> float:
         """Return a gate's duration in seconds; `durations` may name its wires in either order."""

@@ -162,7 +162,11 @@ def _make(
 ) -> Any:
     key = {_plain(key): key for key in known}.get(_plain(str(name)))
     if key is None:
-        raise unknown_name(what, name, known)
+        is_aggregator = what == "aggregator"
+        others = scalarizers() if is_aggregator else aggregators()
+        other = "a scalarizer" if is_aggregator else "an aggregator"
+        hint = f"; it is the name of {other}" if _plain(str(name)) in map(_plain, others) else ""
+        raise InvalidInputError(f"{unknown_name(what, name, known)}{hint}")
     parameters = inspect.signature(known[key]).parameters
     arguments = DEFAULTS.get(key, {}) | {count: n_tasks for count in COUNTS if count in parameters}
     if "weights" in parameters and parameters["weights"].default is inspect.Parameter.empty:

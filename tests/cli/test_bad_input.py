@@ -202,6 +202,10 @@ def test_results_of_another_shape(qmtl, run, edit, word):
 def test_a_run_that_has_not_finished(qmtl, run):
     (run / "results.json").unlink()
     assert f"qmtl train --resume {run}" in qmtl.bad("evaluate", run)
+    spaced = run.rename(run.with_name("my runs"))
+    told = f"qmtl train --resume '{spaced}'"
+    assert told in qmtl.bad("evaluate", spaced)
+    assert told in qmtl.good("runs", spaced)
 
 
 def test_truncated_checkpoint(qmtl, run):

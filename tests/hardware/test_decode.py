@@ -12,7 +12,7 @@ pytest.importorskip("qiskit_ibm_runtime")
 
 from qmtl.circuit import HeadCircuit, PauliStrings
 from qmtl.errors import InvalidInputError
-from qmtl.hardware import compare, decode, execute, open_backend, prepare
+from qmtl.hardware import Ledger, compare, decode, execute, open_backend, prepare
 from qmtl.hardware._decode import PubData, raw_from_bytes, raw_from_result, raw_to_bytes
 from qmtl.heads import QuantumHead
 from qmtl.simulators import PROBABILITY_FLOOR
@@ -187,6 +187,18 @@ def test_results_that_do_not_fit_are_refused():
         decode(run, [raw, raw])
     with pytest.raises(InvalidInputError, match="1 PUBs"):
         decode(run, [()])
+    with pytest.raises(InvalidInputError, match=r"a Sequence, got PubData; pass a list, \[execute"):
+        decode(run, raw)
+    for call, told in [
+        (lambda: decode(3, []), "prepared must be a PreparedRun, got int"),
+        (lambda: compare(run, 3), "decoded must be a Decoded, got int"),
+        (lambda: execute(3, 0), "prepared must be a PreparedRun, got int"),
+        (lambda: execute(run, 1), "the run has 1 chunks, got chunk 1"),
+        (lambda: execute(run, -1), "chunk must be an integer >= 0, got -1"),
+        (lambda: Ledger(3), "path must be a path .*, got 3"),
+    ]:
+        with pytest.raises(InvalidInputError, match=told):
+            call()
     cut = PubData({n: a[:1] for n, a in raw[0].arrays.items()}, raw[0].bits)
     with pytest.raises(InvalidInputError, match="2 samples"):
         decode(run, [(cut,)])

@@ -83,6 +83,18 @@ def test_parts_without_a_gate_between_them_get_qubits_of_their_own():
     assert best_layout(parts, line_target([good] * 3, [good] * 4), []) is None
 
 
+def test_wires_without_two_qubit_gates_get_qubits_of_their_own():
+    """Qiskit gives each of them the qubit with the best read-out."""
+    target = line_target([0.001] * 3, [0.03, 0.01, 0.04, 0.02])
+    assert best_layout(QuantumCircuit(4), target, [3, 1, 0]) == (1, 3, 2, 0)
+    with_pair = QuantumCircuit(4)
+    with_pair.cz(1, 3)
+    layout = best_layout(with_pair, target, [0, 1, 2, 3])
+    assert sorted(layout) == [0, 1, 2, 3]
+    assert abs(layout[1] - layout[3]) == 1
+    assert best_layout(QuantumCircuit(5), target, range(5)) is None
+
+
 def test_a_circuit_in_parts_of_which_one_needs_swaps():
     """With Qiskit's search of better qubits at level 3 this took minutes."""
     task = Task.multiclass("c", 16)

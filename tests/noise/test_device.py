@@ -1,13 +1,14 @@
 """DeviceNoise: what follows which gate, strengths, and the JSON form."""
 
 import json
+import math
 
 import pytest
 from hypothesis import given
 
 from qmtl.circuit import Angle, Gate
 from qmtl.errors import InvalidInputError
-from qmtl.noise import Channel, CoherentError, DeviceNoise
+from qmtl.noise import Channel, CoherentError, DeviceNoise, Relaxation, Timing
 from tests.noise.reference import gate_channels, noises
 
 RX, RY = (Gate(name, (w,), Angle(constant=1.0)) for name, w in (("RX", 0), ("RY", 2)))
@@ -106,11 +107,42 @@ def test_bad_descriptions(change, message):
 @pytest.mark.parametrize(
     ("made", "words"),
     [
-        (lambda: DeviceNoise(one_wire=0.1), "one_wire must be a Channel or None, got 0.1"),
+        (
+            lambda: DeviceNoise(one_wire=0.1),
+            "one_wire must be a Channel on 1 wire or None, got 0.1",
+        ),
+        (
+            lambda: DeviceNoise(one_wire=PAIR),
+            "must be a Channel on 1 wire or None, got C",
+        ),
+        (
+            lambda: DeviceNoise(two_wire=FLIP),
+            "two_wire must be a Channel on 2 wires or None, got C",
+        ),
+        (lambda: DeviceNoise(gates=3), "gates must be a Mapping, got int"),
+        (
+            lambda: DeviceNoise(gates={("CZ", (0, 1)): PAIR}),
+            r"gates must have .*, \(0, 1\)\): C",
+        ),
+        (lambda: DeviceNoise(gates={("CZ", (0, 1)): ((PAIR, (0,)),)}), "gates must have channels"),
+        (lambda: DeviceNoise(gates={("RX", (4,)): ((FLIP, (4,)),)}), "gates must have channels"),
+        (lambda: DeviceNoise(gates={"CZ": ((PAIR, (0, 1)),)}), "gates must have .* got 'CZ'"),
+        (lambda: DeviceNoise(readouts=[(0, 0)]), "readouts must be a Mapping, got list"),
+        (lambda: DeviceNoise(coherent={"RX": 0.1}), "error of RX must be a CoherentError, got flo"),
+        (lambda: DeviceNoise(timing=3), "timing must be a Timing, got int"),
         (lambda: DeviceNoise(readout=(2, 0)), r"readout must be in \[0, 1\], got 2"),
         (lambda: DeviceNoise(readout=0.1), "readout must be two probabilities, got 0.1"),
         (lambda: DeviceNoise(readouts={3: (0.1, "x")}), r"readout of wire 3 must be in .* got 'x'"),
         (lambda: CoherentError(relative="x"), "relative must be a number, got 'x'"),
+        (lambda: CoherentError(math.nan), "relative must be a number, got nan"),
+        (lambda: CoherentError(rotations=3), "rotations must be a Sequence, got int"),
+        (lambda: CoherentError(rotations=(("RZ", 0.1),)), r"an angle, got \('RZ', 0.1\)"),
+        (lambda: CoherentError(rotations=(("RZ", (0,), math.inf),)), "angle of RZ .* got inf"),
+        (lambda: Timing({"CZ": "a"}), "durations must be seconds, not negative, got 'a' for CZ"),
+        (lambda: Timing([1]), "durations must be a Mapping, got list"),
+        (lambda: Timing({}, {0: 3}), "relaxation of wire 0 must be a Relaxation, got int"),
+        (lambda: Timing({}, others=3), "others must be a Relaxation, got int"),
+        (lambda: Relaxation("a", 1), "t1 and t2 must be positive .* got t1='a', t2=1"),
     ],
 )
 def test_bad_arguments(made, words):

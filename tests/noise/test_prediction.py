@@ -4,6 +4,8 @@ Aer drops Kraus operators of relaxation below its tolerance of 1e-8, so that onl
 agree to 1e-10.
 """
 
+from math import cos
+
 import numpy as np
 import pytest
 import torch
@@ -234,6 +236,23 @@ def test_coherent_errors_of_native_gates():
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
 
 
+def test_angles_with_powers_of_features():
+    """As of an encoding by ``x[0]·x[0]``, which simulators run as well."""
+    angles = torch.tensor([[0.7, -1.3]], dtype=torch.float64)
+    x, y = angles[0].tolist()
+
+    def predict(angle):
+        circuit, head, written = hand_made(lambda c, x, y: c.rx(angle(x, y), 0))
+        return predict_transpiled(circuit, head, written, angles, DeviceNoise())["a"][0, 0]
+
+    for angle in (
+        lambda x, y: 3.1 - 0.5 * x * x,
+        lambda x, y: 2 * x * y - y * y * y / 4 + 1,
+        lambda x, y: (x + y) ** 2,
+    ):
+        assert abs(predict(angle) - cos(angle(x, y) / 2) ** 2) < 1e-12
+
+
 def test_bad_input():
     angles = torch.zeros(1, 2)
 
@@ -246,7 +265,7 @@ def test_bad_input():
     with pytest.raises(InvalidInputError, match="sum of products of features"):
         predict(lambda c, x, y: c.rz(x.sin(), 0))
     with pytest.raises(InvalidInputError, match="sum of products of features"):
-        predict(lambda c, x, y: c.rz(x * x * y, 0))
+        predict(lambda c, x, y: c.rz(1 / (1 + x), 0))
     with pytest.raises(InvalidInputError, match="bind the weights; got"):
         predict(lambda c, x, y: c.rz(Parameter("w"), 0))
     with pytest.raises(InvalidInputError, match=r"pass dt=backend\.dt"):

@@ -65,7 +65,13 @@ def test_options_reach_the_class():
     [
         (make_aggregator, "upgard", {}, ["unknown aggregator 'upgard'", "'UPGrad'"]),
         (make_scalarizer, "famoo", {}, ["unknown scalarizer 'famoo'", "'FAMO'"]),
-        (make_scalarizer, "upgrad", {}, ["unknown scalarizer 'upgrad'", "Known: "]),
+        (
+            make_scalarizer,
+            "up-grad",
+            {},
+            ["r 'up-grad'", "; it is the name of an aggregator"],
+        ),
+        (make_aggregator, "famo", {}, ["Known: ", "UPGrad; it is the name of a scalarizer"]),
         (make_aggregator, "mgda", {"max_iter": 3}, ["MGDA", "'max_iter'", "'max_iters'"]),
         (make_aggregator, "cagrad", {"c": -1.0}, ["CAGrad", "-1"]),
         (make_aggregator, "nashmtl", {"n_tasks": 3}, ["NashMTL", "'n_tasks'", "cannot be set"]),
