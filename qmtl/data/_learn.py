@@ -259,7 +259,7 @@ def _may_fit(text: str, date_format: str) -> bool:
 
 
 def _cycles(days: np.ndarray) -> tuple[str, ...]:
-    """Return the cycles that are useful: dates span half of one, and differ in their place in it."""
+    """Return the cycles that are useful: dates span half of one and are not at one point of it."""
     known = days[~np.isnan(days)]
     span = float(np.ptp(known)) if len(known) else 0.0
     return tuple(

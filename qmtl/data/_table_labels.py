@@ -88,7 +88,7 @@ def read_labels(
     return task, targets_of(task, together, table.index)
 
 
-def task_of(column: Any, values: np.ndarray, kind: str | None) -> Task:
+def task_of(column: Any, values: Any, kind: str | None) -> Task:
     """Return the task of a label column; ordered categories give the order of the classes."""
     categories = getattr(column.dtype, "categories", None)
     # Numbers in a column of pandas' categorical type are classes.
@@ -101,38 +101,37 @@ def task_of(column: Any, values: np.ndarray, kind: str | None) -> Task:
     return replace(task, class_names=tuple(order)) if same else task
 
 
-def label_values(column: "pd.Series", wanted: str | Task | None, decimal: str | None) -> np.ndarray:
-    """Return the labels in a column: numbers as float64, texts and other values as objects.
+def label_values(column: "pd.Series", wanted: str | Task | None, decimal: str | None) -> Any:
+    """Return the labels in a column: numbers as float64, other columns as they are.
 
     Durations are numbers of days.
     """
     from pandas.api import types
 
     kind = wanted.kind if isinstance(wanted, Task) else wanted
-    if types.is_bool_dtype(column.dtype):
-        return np.asarray(column, dtype=object)
-    if types.is_datetime64_any_dtype(column.dtype):
-        return np.asarray(column, dtype="datetime64[ns]")
+    if types.is_bool_dtype(column.dtype) or types.is_datetime64_any_dtype(column.dtype):
+        return column
     if is_number_type(column.dtype) or kind == "regression":
         return cell_numbers(column, decimal)
     if isinstance(wanted, Task) and wanted.class_names and kind != "multilabel":
-        return np.asarray(column, dtype=object)
+        return column
     cells = Cells.of(column)
     numbers = text_values(str(column.name), cells.texts, decimal)
     if cells.texts and len(numbers) == len(cells.texts):
         return checked_numbers(column, cells.spread(numbers))
     if kind is None and typing_errors(cells.texts, numbers):
         checked_numbers(column, cells.spread(numbers))  # raises and names the row
-    return np.asarray(column, dtype=object)
+    return column
 
 
-def targets_of(task: Task, values: np.ndarray, rows: Sequence[Any]) -> Tensor:
+def targets_of(task: Task, values: Any, rows: Sequence[Any]) -> Tensor:
     """Return the targets of a task; each distinct text is converted once."""
     import pandas as pd
 
-    if values.ndim == 1 and values.dtype == object:
+    if isinstance(values, pd.Series):
         with contextlib.suppress(InvalidInputError, TypeError):
             codes, distinct = pd.factorize(values, use_na_sentinel=False)
+            distinct = np.asarray(distinct, dtype=object)
             return task.to_targets(distinct)[torch.from_numpy(codes)]
     return task.to_targets(values, rows=rows)  # an error names the row
 
