@@ -127,11 +127,13 @@ def read_inputs(
             f"the run {run.path} was not trained on a table: it has no inputs.json"
         )
     categories = [name for name, _ in columns.categorical]
-    # If the new file is ambiguous, use the decimal mark and encoding of the training file.
+    # If the new file is ambiguous, use the decimal mark and encoding of the training file; words for
+    # missing values are those of the recipe.
     rows = read_table(
         table, delimiter, decimal=decimal, texts=[*categories, *labels],
         usual_decimal=columns.decimal,
         usual_encoding=getattr(run.recipe.data, "encoding", None),
+        na_values=getattr(run.recipe.data, "na_values", None) or (),
     )  # fmt: skip
     header = [str(name) for name in rows.columns]
     missing = [name for name in (*columns.names, *labels) if name not in header]

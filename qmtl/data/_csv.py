@@ -5,7 +5,7 @@ import csv
 import io
 import re
 import warnings
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from numbers import Real
 from os import PathLike
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from qmtl.data._cells import Cells, check_decimal, number_with, spells_number, text_numbers
-from qmtl.errors import InvalidInputError, as_path, near_paths, unknown_name
+from qmtl.errors import InvalidInputError, as_path, near_paths
 from qmtl.tasks import MISSING_WORDS
 
 if TYPE_CHECKING:
@@ -211,13 +211,18 @@ class TextTable:
 
     def _missing_words(self, given: Any) -> list[list[Any]]:
         """Return each column's additional words for missing values."""
-        if isinstance(given, Mapping):
-            for name in given:
-                if name not in self.header:
-                    raise unknown_name("column in na_values:", name, self.header)
         by_column = given if isinstance(given, Mapping) else dict.fromkeys(self.header, given)
-        words = [by_column.get(name, ()) for name in self.header]
-        return [[own] if isinstance(own, str | Real) else list(own) for own in words]
+        found = []
+        for name in self.header:
+            own = by_column.get(name, ())
+            words = [own] if isinstance(own, str | Real) else own
+            if not isinstance(words, Iterable) or not all(isinstance(w, str | Real) for w in words):
+                raise InvalidInputError(
+                    f"na_values: expected texts or numbers, or a dict from column to these, got "
+                    f"{given!r}"
+                )
+            found.append(list(words))
+        return found
 
     def frame(self, texts: Collection[str] = ()) -> "pd.DataFrame":
         """Return the rows; the index is that of `read_table`.

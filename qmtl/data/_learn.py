@@ -165,7 +165,11 @@ def _what(
         return _Found("number", checked_numbers(column, cells.spread(numbers)))
     row = cells.row_of(words[0])
     if typing_errors(cells.texts, numbers):
-        raise cell_error(column, row, "a number as in the other rows")
+        error = cell_error(column, row, "a number as in the other rows")
+        raise InvalidInputError(
+            f"{error}; if it means a missing value, list it in na_values (of from_csv or "
+            f"pandas.read_csv); if the column holds codes, list that in ignore"
+        )
     dates = _what_dates(column, first[:20]) if spells_number(first[0]) else None
     what = dates or _what_texts(cells, train, max_categories)
     if dates or len(numbers) < max(3, 2 * len(words)):

@@ -228,6 +228,9 @@ def from_csv(
             inputs, ignore, splits, seed, split_column, group_column, max_categories, name, weights
         )
         file = TextTable(path, delimiter, decimal, encoding, na_values=na_values)
+        for column in na_values if isinstance(na_values, Mapping) else ():
+            if column not in file.header:
+                raise unknown_name("column in na_values:", column, file.header)
         wanted = wanted_columns(file.header, targets, options.roles)
         texts = {column for columns, _ in wanted for column in columns}
         texts |= {name for name in (split_column, group_column) if name is not None}
