@@ -127,8 +127,7 @@ def read_inputs(
             f"the run {run.path} was not trained on a table: it has no inputs.json"
         )
     categories = [name for name, _ in columns.categorical]
-    # If the new file is ambiguous, use the decimal mark and encoding of the training file; words for
-    # missing values are those of the recipe.
+    # If the new file is ambiguous, use the decimal mark and encoding of the training file.
     rows = read_table(
         table, delimiter, decimal=decimal, texts=[*categories, *labels],
         usual_decimal=columns.decimal,

@@ -210,25 +210,26 @@ def text_numbers(name: str, texts: Sequence[str], decimal: str | None = None) ->
     given, texts = len(texts), list(filter(_MAYBE_NUMBER.fullmatch, texts))
     if decimal != "," and len(texts) == given:
         try:  # all at once, which works for most columns of numbers
-            plain = np.array(texts, dtype=object).astype(np.float64)
+            values = np.array(texts, dtype=object).astype(np.float64)
         except ValueError:
-            plain = np.array([np.nan])
-        if not np.isnan(plain).any():
-            return dict(zip(texts, plain.tolist(), strict=True))
-    readers = {".": [number_in, _with_point], ",": [_with_comma, number_in]}
-    ways = []
-    for reader in readers[decimal] if decimal else (number_in, _with_point, _with_comma):
-        pairs = ((text, reader(text)) for text in texts)
-        ways.append({text: number for text, number in pairs if number is not None})
-    best = max(ways, key=len)  # the first of several equally good ones
-    if decimal is None and len(ways[1]) == len(ways[2]) == len(best) > len(ways[0]):
-        text = next(text for text in texts if text not in ways[0] and text in best)
-        if ways[1] != ways[2]:
-            raise InvalidInputError(
-                f"column '{name}': {text!r} may be {ways[1].get(text)} or {ways[2].get(text)}; say "
-                f"which with decimal='.' or decimal=','"
-            )
-    return best
+            values = np.array([np.nan])
+        if not np.isnan(values).any():
+            return dict(zip(texts, values.tolist(), strict=True))
+    plain, point, comma = (
+        {text: number for text in texts if (number := read(text)) is not None}
+        for read in (number_in, _with_point, _with_comma)
+    )
+    if decimal == ".":
+        return point
+    if decimal == ",":
+        return max(comma, plain, key=len)
+    if len(point) == len(comma) > len(plain) and point != comma:
+        text = next(text for text in texts if text not in plain and text in point)
+        raise InvalidInputError(
+            f"column '{name}': {text!r} may be {point[text]} or {comma.get(text)}; say which with "
+            f"decimal='.' or decimal=','"
+        )
+    return max(point, comma, key=len)
 
 
 def spells_number(text: str) -> bool:
