@@ -34,6 +34,15 @@ def is_nameless(column: str) -> bool:
     return _NAMELESS.fullmatch(column) is not None
 
 
+def column_names(given: Iterable[Any], whose: str, where: str = "") -> list[str]:
+    """Return the names of a table's columns as different texts; those without one get a number."""
+    names = [str(name).strip() or f"Unnamed: {place}" for place, name in enumerate(given)]
+    if len(set(names)) < len(names):
+        name = next(name for name in names if names.count(name) > 1)
+        raise InvalidInputError(f"{whose}: the column name {name!r} appears twice{where}")
+    return names
+
+
 def local_path(path: str | PathLike[str]) -> Path:
     """Return the path, with ``~`` expanded; raise for an open file or a URL."""
     if not isinstance(path, str | PathLike) or "://" in str(path):
@@ -142,7 +151,7 @@ class TextTable:
         for _ in range(n_lines):
             start = text.find(b"\n", start) + 1 or len(text)
         self.text, self.start = text, start
-        self.header = self._named(self._with_row_names(header))
+        self.header = column_names(self._with_row_names(header), str(path), " in the header")
         self.missing = self._missing_words(na_values)
         self.decimal = self.given_decimal = decimal
         if decimal is None and self.delimiter != ",":
@@ -199,15 +208,6 @@ class TextTable:
         # The extra cell is a separator at the ends of lines, or a row name at their starts, as R
         # writes it.
         return [*header, ""] if not any(row[-1].strip() for row in rows) else ["", *header]
-
-    def _named(self, header: list[str]) -> list[str]:
-        names = [name or f"Unnamed: {place}" for place, name in enumerate(header)]
-        if len(set(names)) < len(names):
-            name = next(name for name in names if names.count(name) > 1)
-            raise InvalidInputError(
-                f"{self.path}: the column name {name!r} appears twice in the header"
-            )
-        return names
 
     def _missing_words(self, given: Any) -> list[list[Any]]:
         """Return each column's additional words for missing values."""

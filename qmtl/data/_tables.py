@@ -13,7 +13,7 @@ from torch import Tensor
 
 from qmtl._sections import Fractions, RecipePath, explain
 from qmtl.data._cells import cell_error, cell_numbers, with_plain_rows
-from qmtl.data._csv import TextTable, is_nameless, local_path
+from qmtl.data._csv import TextTable, column_names, is_nameless, local_path
 from qmtl.data._dataset import DataSection, MultiTaskData, Split
 from qmtl.data._learn import learn_columns
 from qmtl.data._splits import SPLITS, among_kept, check_count, choose_rows, label_codes
@@ -363,10 +363,7 @@ def _named(table: "pd.DataFrame") -> "pd.DataFrame":
         raise InvalidInputError("table: expected columns with one name each, got several levels")
     if not len(table):
         raise InvalidInputError("table: expected at least one row, got none")
-    names = [str(name).strip() or f"Unnamed: {place}" for place, name in enumerate(table.columns)]
-    if len(set(names)) < len(names):
-        name = next(name for name in names if names.count(name) > 1)
-        raise InvalidInputError(f"table: the column name {name!r} appears twice")
+    names = column_names(table.columns, "table")
     return with_plain_rows(table.set_axis(names, axis=1))
 
 
