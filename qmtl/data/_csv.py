@@ -105,13 +105,13 @@ def read_table(
     file = TextTable(path, delimiter, decimal, encoding, usual_decimal, usual_encoding, na_values)
     texts = set(file.header if texts is None else texts)
     frame = file.frame(texts)
+    file.check_numbers(frame, set(file.header) - texts)
     read: dict[str, Any] = {}
     for name in file.header:
         column = frame[name]
         if name in texts:
             read[name] = column.astype(object).fillna("")
         elif column.dtype.kind not in "biuf":
-            file.check_numbers(column)
             read[name] = file.numbers_or_texts(column)
     return frame.assign(**read)
 
@@ -346,19 +346,22 @@ class TextTable:
         clear = any(decimal.fullmatch(cell) and not grouped.fullmatch(cell) for cell in cells)
         return "," if clear else None
 
-    def check_numbers(self, column: "pd.Series") -> None:
+    def check_numbers(self, frame: "pd.DataFrame", names: Collection[str]) -> None:
         """Raise if a column is of numbers, but not of ones with the decimal mark that was given."""
         given = self.given_decimal
-        if given is None or column.dtype.kind in "biuf":
+        if given is None:
             return
         other = {".": ",", ",": "."}[given]
-        cells = Cells.of(column)
-        wrong = [text for text in cells.texts if number_with(given, text) is None]
-        if wrong and all(number_with(other, text) is not None for text in wrong):
-            raise InvalidInputError(
-                f"{self.path}: row {column.index[cells.row_of(wrong[0])]}, column '{column.name}': "
-                f"{wrong[0]!r} is not a number with the decimal mark {given!r} that was given"
-            )
+        for name, dtype in frame.dtypes.items():
+            if name not in names or dtype.kind in "biuf":
+                continue
+            cells = Cells.of(frame[name])
+            wrong = [text for text in cells.texts if number_with(given, text) is None]
+            if wrong and all(number_with(other, text) is not None for text in wrong):
+                raise InvalidInputError(
+                    f"{self.path}: row {frame.index[cells.row_of(wrong[0])]}, column '{name}': "
+                    f"{wrong[0]!r} is not a number with the decimal mark {given!r} that was given"
+                )
 
     def numbers_or_texts(self, column: "pd.Series") -> Any:
         """Return a column of texts as numbers if all its texts spell one, else as texts."""

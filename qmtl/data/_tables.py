@@ -235,16 +235,12 @@ def from_csv(
         texts = {column for columns, _ in wanted for column in columns}
         texts |= {name for name in (split_column, group_column) if name is not None}
         table = file.frame(texts)
-        numbers = {
-            column
-            for columns, task in wanted
-            for column in columns
-            if (task.kind if isinstance(task, Task) else task) in (None, "regression")
-        }
-        used = set(file.header if options.inputs is None else options.inputs) - set(options.ignore)
-        for column in file.header:
-            if column in numbers or column == weights or column in used - texts:
-                file.check_numbers(table[column])
+        numbers = set(file.header if options.inputs is None else options.inputs)
+        numbers -= texts | set(options.ignore)
+        for columns, task in wanted:
+            if (task.kind if isinstance(task, Task) else task) in (None, "regression"):
+                numbers.update(columns)
+        file.check_numbers(table, numbers | {options.weights or ""})
         return _data(table, wanted, table.index.to_numpy() - FIRST_ROW, file.decimal, options)
     except InvalidInputError as error:
         if str(error).startswith(str(path)):
