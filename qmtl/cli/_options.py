@@ -166,6 +166,7 @@ def read_inputs(
         table, delimiter, decimal=decimal, texts=[*categories, *labels, *texts],
         usual_decimal=columns.decimal,
         usual_encoding=getattr(run.recipe.data, "encoding", None),
+        na_values=getattr(run.recipe.data, "na_values", None) or (),
     )  # fmt: skip
     header = [str(name) for name in rows.columns]
     missing = [name for name in (*columns.names, *labels) if name not in header]

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from numbers import Real
 from typing import TYPE_CHECKING, Any
 
@@ -72,51 +73,91 @@ def is_number_type(dtype: Any) -> bool:
     return bool(types.is_numeric_dtype(dtype) or dtype.kind in "bm")
 
 
-def column_numbers(
-    table: "pd.DataFrame", names: Sequence[str], decimal: str | None = None, *, truths: bool = False
-) -> np.ndarray:
-    """Return columns as float64 (N, columns), NaN where missing; durations are in days.
+@dataclass(frozen=True)
+class Cells:
+    """A column's distinct values as texts, and each row's index into them, -1 if missing.
+
+    Numbers are written as class names write them: 1.0 becomes "1".
+    """
+
+    texts: list[str]
+    codes: np.ndarray
+
+    @classmethod
+    def of(cls, column: "pd.Series") -> "Cells":
+        """Read the cells of a column."""
+        import pandas as pd
+
+        try:
+            codes, distinct = pd.factorize(column)
+        except TypeError:  # cells that cannot be compared, such as lists
+            codes, distinct = pd.factorize(column.map(str))
+        values = np.asarray(distinct, dtype=object).tolist()
+        if set(map(type, values)) <= {str}:
+            texts = list(map(plain_text, values))
+            if MISSING_WORDS.isdisjoint(texts) and len(set(texts)) == len(texts):
+                return cls(texts, codes)
+        found: dict[str, int] = {}
+        places = np.empty(len(values) + 1, dtype=np.int64)
+        places[-1] = -1  # pandas' code for missing values is -1
+        for place, value in enumerate(values):
+            if is_missing(value):
+                places[place] = -1
+                continue
+            # Whole numbers of Python may be too large for a float, and fractions are numbers, too.
+            is_number = isinstance(value, Real) and not isinstance(value, int)
+            text = number_text(float(value)) if is_number else plain_text(str(value))
+            places[place] = found.setdefault(text, len(found))
+        return cls(list(found), places[codes])
+
+    def row_of(self, text: str) -> int:
+        """Return the position of the first row with this text."""
+        return int((self.codes == self.texts.index(text)).argmax())
+
+    def spread(self, numbers: Mapping[str, float]) -> np.ndarray:
+        """Return each row's number, float64 (N,): NaN if missing, infinity if there is none."""
+        values = np.array([*(numbers.get(text, np.inf) for text in self.texts), np.nan])
+        every: np.ndarray = values[self.codes]
+        return every
+
+
+def cell_error(column: "pd.Series", row: int, expected: str) -> InvalidInputError:
+    """Return the error that names a cell, by its position, and what was expected there."""
+    return InvalidInputError(
+        f"row {column.index[row]}, column '{column.name}': expected {expected}, got "
+        f"{str(column.iloc[row])!r}"
+    )
+
+
+def cell_numbers(column: "pd.Series", decimal: str | None, *, truths: bool = False) -> np.ndarray:
+    """Return a column as float64 (N,), NaN where missing; durations are in days.
 
     `decimal` is the decimal mark of texts; None detects it. With `truths`, the texts true and false
     become 1 and 0 in a column without numbers. An error names the row, column and text of a cell
     that is not a finite number.
     """
-    dtypes = table.dtypes
-    plain = [place for place, name in enumerate(names) if dtypes[name].kind in "biuf"]
-    # All columns at once: a table may have many thousands.
-    numbers = table[[names[place] for place in plain]]
-    block: np.ndarray = numbers.to_numpy(dtype=np.float64, na_value=np.nan, copy=True)
-    if len(plain) < len(names):
-        every = np.empty((len(table), len(names)), order="F")  # as pandas returns the others
-        every[:, plain] = block
-        block = every
-    for place in sorted(set(range(len(names))) - set(plain)):
-        block[:, place] = _numbers(table[names[place]], decimal, truths=truths)
-    # Unlike max and min, these ignore NaN.
-    if np.fmax.reduce(block, None, initial=0.0) > LARGEST or (
-        np.fmin.reduce(block, None, initial=0.0) < -LARGEST
-    ):
-        row, place = map(int, np.argwhere(np.abs(block) > LARGEST)[0])
-        raise InvalidInputError(
-            f"row {table.index[row]}, column '{names[place]}': expected a finite number, got "
-            f"{str(table[names[place]].iloc[row])!r}"
-        )
-    return block
-
-
-def _numbers(column: "pd.Series", decimal: str | None, *, truths: bool) -> np.ndarray:
     if column.dtype.kind == "m":
         return np.asarray(column.dt.total_seconds(), dtype=np.float64) / DAY
     if is_number_type(column.dtype):
-        return np.asarray(column.to_numpy(dtype=np.float64, na_value=np.nan))
-    texts, codes = column_texts(column)
-    numbers = text_values(str(column.name), texts, decimal)
-    if truths and not numbers:
-        words = {text: truth_word(text) for text in texts}
-        numbers = {text: float(word == "true") for text, word in words.items() if word}
-    values = np.array([numbers.get(text, np.inf) for text in texts] + [np.nan])
-    found: np.ndarray = values[codes]
-    return found
+        values = column.to_numpy(dtype=np.float64, na_value=np.nan)
+    else:
+        cells = Cells.of(column)
+        numbers = text_values(str(column.name), cells.texts, decimal)
+        values = cells.spread(numbers or (truth_numbers(cells.texts) if truths else {}))
+    return checked_numbers(column, values)
+
+
+def checked_numbers(column: "pd.Series", values: np.ndarray) -> np.ndarray:
+    """Return the numbers of a column; raise and name the cell if one is not finite."""
+    bad = np.abs(values) > LARGEST
+    if bad.any():
+        raise cell_error(column, int(bad.argmax()), "a finite number")
+    return values
+
+
+def truth_numbers(texts: Sequence[str]) -> dict[str, float]:
+    """Return 1 and 0 for the texts that spell true and false."""
+    return {text: float(truth_word(text) == "true") for text in texts if truth_word(text)}
 
 
 def text_values(name: str, texts: Sequence[str], decimal: str | None = None) -> dict[str, float]:
@@ -154,36 +195,6 @@ def _days(text: str) -> float | None:
     return float(whole) + float(before) + (-clock if sign == "-" else clock) / DAY
 
 
-def column_texts(column: "pd.Series") -> tuple[list[str], np.ndarray]:
-    """Return a column's distinct values as texts, and each row's index into them, -1 if missing.
-
-    Numbers are written as class names write them: 1.0 becomes "1".
-    """
-    import pandas as pd
-
-    try:
-        codes, values = pd.factorize(column)
-    except TypeError:  # cells that cannot be compared, such as lists
-        codes, values = pd.factorize(column.map(str))
-    values = np.asarray(values, dtype=object).tolist()
-    if set(map(type, values)) <= {str}:
-        texts = list(map(plain_text, values))
-        if MISSING_WORDS.isdisjoint(texts) and len(set(texts)) == len(texts):
-            return texts, codes
-    found: dict[str, int] = {}
-    places = np.empty(len(values) + 1, dtype=np.int64)
-    places[-1] = -1  # pandas' code for missing values is -1
-    for place, value in enumerate(values):
-        if is_missing(value):
-            places[place] = -1
-            continue
-        # Whole numbers of Python may be too large for a float, and fractions are numbers, too.
-        is_number = isinstance(value, Real) and not isinstance(value, int)
-        text = number_text(float(value)) if is_number else plain_text(str(value))
-        places[place] = found.setdefault(text, len(found))
-    return list(found), places[codes]
-
-
 def text_numbers(name: str, texts: Sequence[str], decimal: str | None = None) -> dict[str, float]:
     """Return the numbers that texts of a column spell, in the style of 1,234.5 or of 1.234,5.
 
@@ -199,25 +210,31 @@ def text_numbers(name: str, texts: Sequence[str], decimal: str | None = None) ->
     given, texts = len(texts), list(filter(_MAYBE_NUMBER.fullmatch, texts))
     if decimal != "," and len(texts) == given:
         try:  # all at once, which works for most columns of numbers
-            plain = np.array(texts, dtype=object).astype(np.float64)
+            values = np.array(texts, dtype=object).astype(np.float64)
         except ValueError:
-            plain = np.array([np.nan])
-        if not np.isnan(plain).any():
-            return dict(zip(texts, plain.tolist(), strict=True))
-    readers = {".": [number_in, _with_point], ",": [_with_comma, number_in]}
-    ways = []
-    for reader in readers[decimal] if decimal else (number_in, _with_point, _with_comma):
-        pairs = ((text, reader(text)) for text in texts)
-        ways.append({text: number for text, number in pairs if number is not None})
-    best = max(ways, key=len)  # the first of several equally good ones
-    if decimal is None and len(ways[1]) == len(ways[2]) == len(best) > len(ways[0]):
-        text = next(text for text in texts if text not in ways[0] and text in best)
-        if ways[1] != ways[2]:
-            raise InvalidInputError(
-                f"column '{name}': {text!r} may be {ways[1].get(text)} or {ways[2].get(text)}; say "
-                f"which with decimal='.' or decimal=','"
-            )
-    return best
+            values = np.array([np.nan])
+        if not np.isnan(values).any():
+            return dict(zip(texts, values.tolist(), strict=True))
+    plain, point, comma = (
+        {text: number for text in texts if (number := read(text)) is not None}
+        for read in (number_in, _with_point, _with_comma)
+    )
+    if decimal == ".":
+        return point
+    if decimal == ",":
+        return max(comma, plain, key=len)
+    if len(point) == len(comma) > len(plain) and point != comma:
+        text = next(text for text in texts if text not in plain and text in point)
+        raise InvalidInputError(
+            f"column '{name}': {text!r} may be {point[text]} or {comma.get(text)}; say which with "
+            f"decimal='.' or decimal=','"
+        )
+    return max(point, comma, key=len)
+
+
+def spells_number(text: str) -> bool:
+    """Return whether a text is a number with a point or a comma as its decimal mark."""
+    return _with_point(text) is not None or _with_comma(text) is not None
 
 
 def number_with(decimal: str, text: str) -> float | None:
@@ -242,31 +259,30 @@ def _with_comma(text: str) -> float | None:
     return number_in((text.replace(match[1], "") if match[1] else text).replace(",", "."))
 
 
-def column_dates(column: "pd.Series", text_format: str) -> np.ndarray:
+def cell_dates(column: "pd.Series", text_format: str) -> np.ndarray:
     """Return a column of dates in days since 1970, float64 (N,), NaN where missing."""
     import pandas as pd
 
     if isinstance(column.dtype, pd.PeriodDtype):
         column = column.dt.to_timestamp()
-    if pd.api.types.is_datetime64_any_dtype(column.dtype):
-        stamps, codes = column, np.arange(len(column))
-    else:
-        texts, codes = column_texts(column)
-        read = pd.to_datetime(pd.Series(texts, dtype=object), format=text_format, errors="coerce",
-                              utc=True)  # fmt: skip
-        bad = np.flatnonzero(read.isna().to_numpy())
-        if len(bad):
-            row = int(np.flatnonzero(codes == bad[0])[0])
-            raise InvalidInputError(
-                f"row {column.index[row]}, column '{column.name}': expected a date as in the "
-                f"training data ({text_format}), got {texts[bad[0]]!r}"
-            )
-        stamps = read
+    stamps = column
+    if not pd.api.types.is_datetime64_any_dtype(column.dtype):
+        how: dict[str, Any] = {"format": text_format, "errors": "coerce", "utc": True}
+        # All texts at once, since to find the distinct ones among many dates is slow.
+        plain = column.astype(object) if pd.api.types.infer_dtype(column) == "string" else None
+        stamps = pd.to_datetime(pd.Series(plain, index=column.index, dtype=object), **how)
+        left = np.flatnonzero(stamps.isna())
+        # What is left are words for missing values, and dates with blanks around them.
+        cells = Cells.of(column.iloc[left])
+        again = pd.to_datetime(pd.Series(cells.texts, dtype=object), **how)
+        if again.isna().any():
+            row = left[cells.row_of(cells.texts[int(again.isna().argmax())])]
+            raise cell_error(column, row, f"a date as in the training data ({text_format})")
+        stamps.iloc[left] = again.array.take(cells.codes, allow_fill=True)
     # In microseconds, which reach far beyond the year 9999, unlike nanoseconds.
     utc = pd.to_datetime(stamps, utc=True).to_numpy("datetime64[us]")
-    days = (utc - np.datetime64(0, "us")) / np.timedelta64(1, "D")
-    found: np.ndarray = np.append(days, np.nan)[codes]
-    return found
+    days: np.ndarray = (utc - np.datetime64(0, "us")) / np.timedelta64(1, "D")
+    return days
 
 
 def category_places(texts: Sequence[str], categories: Sequence[str]) -> np.ndarray:

@@ -1,5 +1,6 @@
 """`TableColumns`: how the columns of a table become an encoder's inputs."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
@@ -9,11 +10,11 @@ from torch import Tensor
 
 from qmtl._html import listed
 from qmtl.data._cells import (
+    Cells,
     category_places,
+    cell_dates,
+    cell_numbers,
     check_decimal,
-    column_dates,
-    column_numbers,
-    column_texts,
     with_plain_rows,
 )
 from qmtl.errors import InvalidInputError, unknown_name
@@ -168,34 +169,13 @@ class TableColumns:
             [[-1.0], [0.0]]
         """
         table = self._chosen(table)
-        encoded = np.zeros((len(table), self.n_inputs), dtype=np.float32)
-        start = len(self.numeric)
-        if self.numeric:
-            names = [name for name, *_ in self.numeric]
-            block = column_numbers(table, names, self.decimal, truths=True)
-            mean, std = np.array([entry[1:] for entry in self.numeric]).T
-            block -= mean
-            block /= std
-            block[np.isnan(block)] = 0.0
-            encoded[:, :start] = block
-        for name, text_format, date_mean, date_std, cycles in self.dates:
-            days = column_dates(table[name], text_format)
-            phases = [2 * np.pi * days / CYCLES[cycle] for cycle in cycles]
-            parts = [
-                (days - date_mean) / date_std,
-                *(f(p) for p in phases for f in (np.cos, np.sin)),
-            ]
-            for part in parts:
-                encoded[:, start] = np.nan_to_num(part)
-                start += 1
-        first_cells = np.arange(len(table)) * self.n_inputs
-        for name, categories in self.categorical:
-            texts, codes = column_texts(table[name])
-            places = np.append(category_places(texts, categories), -1)[codes]
-            cells, known = first_cells + (start + places), places >= 0
-            encoded.reshape(-1)[cells if known.all() else cells[known]] = 1.0
-            start += len(categories)
-        return torch.from_numpy(encoded)
+        decimal = self.decimal
+        cells: dict[str, Any] = {
+            **{n: cell_numbers(table[n], decimal, truths=True) for n, *_ in self.numeric},
+            **{n: cell_dates(table[n], text_format) for n, text_format, *_ in self.dates},
+            **{n: Cells.of(table[n]) for n, _ in self.categorical},
+        }
+        return encode_cells(self, cells, len(table))
 
     def unseen(self, table: "pd.DataFrame") -> dict[str, list[str]]:
         """Return, by column, the categories in a table that have no input.
@@ -208,7 +188,7 @@ class TableColumns:
         """
         table, found = self._chosen(table), {}
         for name, categories in self.categorical:
-            texts, _ = column_texts(table[name])
+            texts = Cells.of(table[name]).texts
             places = category_places(texts, categories)
             found[name] = sorted(texts[i] for i in np.flatnonzero(places < 0))
         return {name: unseen for name, unseen in found.items() if unseen}
@@ -282,6 +262,29 @@ class TableColumns:
             if key not in known:
                 raise unknown_name("table columns key", key, known)
         return cls(**data)
+
+
+def encode_cells(columns: TableColumns, cells: Mapping[str, Any], n_rows: int) -> Tensor:
+    """Encode columns whose cells are read: numbers, dates in days, or `Cells` of categories."""
+    encoded = np.zeros((n_rows, columns.n_inputs), dtype=np.float32)
+    place = 0
+    for name, mean, std in columns.numeric:
+        encoded[:, place] = (cells[name] - mean) / std
+        place += 1
+    for name, _, mean, std, cycles in columns.dates:
+        encoded[:, place] = (cells[name] - mean) / std
+        place += 1
+        for cycle in cycles:
+            phase = 2 * np.pi * cells[name] / CYCLES[cycle]
+            encoded[:, place], encoded[:, place + 1] = np.cos(phase), np.sin(phase)
+            place += 2
+    np.copyto(encoded, 0.0, where=np.isnan(encoded))
+    for name, categories in columns.categorical:
+        one_hot = np.eye(len(categories) + 1, len(categories), dtype=np.float32)
+        of_text = one_hot[np.append(category_places(cells[name].texts, categories), -1)]
+        encoded[:, place : place + len(categories)] = of_text[cells[name].codes]
+        place += len(categories)
+    return torch.from_numpy(encoded)
 
 
 def column_differences(one: TableColumns | None, two: TableColumns | None) -> tuple[str, str]:

@@ -5,14 +5,15 @@ import csv
 import io
 import re
 import warnings
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from numbers import Real
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from qmtl.data._cells import check_decimal, column_texts, number_with, text_numbers
+from qmtl.data._cells import Cells, check_decimal, number_with, spells_number, text_numbers
 from qmtl.errors import InvalidInputError, as_path, near_paths
 from qmtl.tasks import MISSING_WORDS
 
@@ -31,6 +32,15 @@ _NAMELESS = re.compile(r"(Unnamed: \d+(_level_\d+)?)?")
 def is_nameless(column: str) -> bool:
     """Return whether a column has no name, or pandas' placeholder for a missing one."""
     return _NAMELESS.fullmatch(column) is not None
+
+
+def column_names(given: Iterable[Any], whose: str, where: str = "") -> list[str]:
+    """Return the names of a table's columns as different texts; those without one get a number."""
+    names = [str(name).strip() or f"Unnamed: {place}" for place, name in enumerate(given)]
+    if len(set(names)) < len(names):
+        name = next(name for name in names if names.count(name) > 1)
+        raise InvalidInputError(f"{whose}: the column name {name!r} appears twice{where}")
+    return names
 
 
 def local_path(path: str | PathLike[str]) -> Path:
@@ -53,6 +63,7 @@ def read_table(
     usual_decimal: str | None = None,
     usual_encoding: str | None = None,
     texts: Collection[str] | None = (),
+    na_values: Any = (),
 ) -> "pd.DataFrame":
     r"""Read a text table with a header as a data frame.
 
@@ -72,6 +83,8 @@ def read_table(
         texts: columns to keep as text: blanks around cells are removed, and an empty cell is an
             empty text; None for all. In other columns `qmtl.tasks.MISSING_WORDS` are missing, and a
             column of numbers becomes numeric.
+        na_values: more words or numbers for missing values, as in `pandas.read_csv`: one, a list,
+            or a dict from column to these.
 
     Returns:
         The rows. The index is the row number in the file, where the header is row 1.
@@ -89,8 +102,18 @@ def read_table(
         2  1.5  a
         5  2.0  b
     """
-    file = TextTable(path, delimiter, decimal, encoding, usual_decimal, usual_encoding)
-    return file.frame(file.header if texts is None else texts)
+    file = TextTable(path, delimiter, decimal, encoding, usual_decimal, usual_encoding, na_values)
+    texts = set(file.header if texts is None else texts)
+    frame = file.frame(texts)
+    file.check_numbers(frame, set(file.header) - texts)
+    read: dict[str, Any] = {}
+    for name in file.header:
+        column = frame[name]
+        if name in texts:
+            read[name] = column.astype(object).fillna("")
+        elif column.dtype.kind not in "biuf":
+            read[name] = file.numbers_or_texts(column)
+    return frame.assign(**read)
 
 
 class TextTable:
@@ -104,6 +127,7 @@ class TextTable:
         encoding: str | None = None,
         usual_decimal: str | None = None,
         usual_encoding: str | None = None,
+        na_values: Any = (),
     ) -> None:
         check_decimal(decimal)
         given = _checked(delimiter)
@@ -127,7 +151,8 @@ class TextTable:
         for _ in range(n_lines):
             start = text.find(b"\n", start) + 1 or len(text)
         self.text, self.start = text, start
-        self.header = self._named(self._with_row_names(header))
+        self.header = column_names(self._with_row_names(header), str(path), " in the header")
+        self.missing = self._missing_words(na_values)
         self.decimal = self.given_decimal = decimal
         if decimal is None and self.delimiter != ",":
             self.decimal = self._find_decimal() or usual_decimal
@@ -184,26 +209,26 @@ class TextTable:
         # writes it.
         return [*header, ""] if not any(row[-1].strip() for row in rows) else ["", *header]
 
-    def _named(self, header: list[str]) -> list[str]:
-        names = [name or f"Unnamed: {place}" for place, name in enumerate(header)]
-        if len(set(names)) < len(names):
-            name = next(name for name in names if names.count(name) > 1)
-            raise InvalidInputError(
-                f"{self.path}: the column name {name!r} appears twice in the header"
-            )
-        return names
+    def _missing_words(self, given: Any) -> list[list[Any]]:
+        """Return each column's additional words for missing values."""
+        by_column = given if isinstance(given, Mapping) else dict.fromkeys(self.header, given)
+        found = []
+        for name in self.header:
+            own = by_column.get(name, ())
+            words = [own] if isinstance(own, str | Real) else own
+            if not isinstance(words, Iterable) or not all(isinstance(w, str | Real) for w in words):
+                raise InvalidInputError(
+                    f"na_values: expected texts or numbers, or a dict from column to these, got "
+                    f"{given!r}"
+                )
+            found.append(list(words))
+        return found
 
-    def frame(
-        self,
-        texts: Collection[str] = (),
-        *,
-        categories: bool = False,
-        ignored: Collection[str] = (),
-    ) -> "pd.DataFrame":
-        """Return the rows, as `read_table` returns them.
+    def frame(self, texts: Collection[str] = ()) -> "pd.DataFrame":
+        """Return the rows; the index is that of `read_table`.
 
-        With `categories`, columns whose texts repeat get pandas' categorical type, which finds the
-        distinct texts once. A given decimal mark need not fit the columns `ignored`.
+        Columns of `texts` get pandas' categorical type, which finds distinct texts once, and so do
+        others whose texts repeat. `texts` keep words for missing values, except the given ones.
         """
         import pandas as pd
 
@@ -211,11 +236,11 @@ class TextTable:
         kept = [place for place, name in enumerate(self.header) if name in texts]
         others = sorted(set(range(len(self.header))) - set(kept))
         words = sorted(MISSING_WORDS)
-        if len(others) <= MANY:
-            missing = dict.fromkeys(others, words)
+        missing = {place: words + self.missing[place] for place in others}
+        missing |= {place: self.missing[place] for place in kept if self.missing[place]}
+        if len(others) <= MANY or any(self.missing):
             dtypes: dict[int, Any] = dict.fromkeys(kept, str)
-            if categories:
-                dtypes |= dict.fromkeys(self._with_few_texts(missing), "category")
+            dtypes |= dict.fromkeys(self._with_few_texts(others, missing), "category")
             frame = self._read(None, na_values=missing, dtype=dtypes)
         else:
             # Read these separately: pandas is slow for each column with its own words for missing
@@ -226,34 +251,25 @@ class TextTable:
         if len(self.header) > MANY:
             frame = frame.copy()  # one block of memory for each type
         for place in kept:
-            codes, different = pd.factorize(frame[place], use_na_sentinel=False)
-            names = pd.Series(different, dtype=object).fillna("").map(str.strip)
-            if categories:
-                codes, different = pd.factorize(names)[0][codes], names.unique()
-                frame[place] = pd.Categorical.from_codes(codes, different)
-            else:
-                frame[place] = names.to_numpy()[codes]
+            column = frame[place].astype("category")
+            frame[place] = column.map(str.strip, na_action="ignore").astype("category")
         frame.index = pd.RangeIndex(2, len(frame) + 2)
-        empty = frame.iloc[:, 0].isna()
-        if frame.iloc[:, 0].dtype.kind not in "biuf":
-            empty |= frame.iloc[:, 0].isin([""])
+        empty = frame[0].isna() | frame[0].isin([""])
         if empty.any():
             some = frame[empty]
             empty[empty] = (some.isna() | some.isin([""])).all(axis=1)
             frame = frame[~empty]
         if not len(frame):
             raise InvalidInputError(f"{self.path}: there is a header but no row under it")
-        frame.columns = pd.Index(self.header, dtype=object)
-        for name in self.header:
-            if self.given_decimal and name not in texts and name not in ignored:
-                self.check_numbers(frame[name])
-        return self._with_numbers(frame, texts)
+        return frame.set_axis(pd.Index(self.header, dtype=object), axis=1)
 
-    def _with_few_texts(self, missing: dict[int, list[str]]) -> Iterator[int]:
+    def _with_few_texts(
+        self, places: Collection[int], missing: dict[int, list[Any]]
+    ) -> Iterator[int]:
         """Yield text columns with repeated values, which are fast to read as categories."""
         with contextlib.suppress(InvalidInputError):  # the first bytes may end within a cell
             first = self._read(None, SAMPLE, nrows=FIRST, na_values=missing)
-            for place in missing:
+            for place in places:
                 column = first[place]
                 if column.dtype.kind not in "biuf" and 4 * column.nunique() < len(first):
                     yield place
@@ -330,40 +346,34 @@ class TextTable:
         clear = any(decimal.fullmatch(cell) and not grouped.fullmatch(cell) for cell in cells)
         return "," if clear else None
 
-    def check_numbers(self, column: "pd.Series") -> None:
+    def check_numbers(self, frame: "pd.DataFrame", names: Collection[str]) -> None:
         """Raise if a column is of numbers, but not of ones with the decimal mark that was given."""
-        if self.given_decimal is None or column.dtype.kind in "biuf":
+        given = self.given_decimal
+        if given is None:
             return
-        texts, codes = column_texts(column)
-        other = {".": ",", ",": "."}[self.given_decimal]
-        wrong = [text for text in texts if number_with(self.given_decimal, text) is None]
-        if wrong and all(number_with(other, text) is not None for text in wrong):
-            row = column.index[int(np.flatnonzero(codes == texts.index(wrong[0]))[0])]
-            raise InvalidInputError(
-                f"{self.path}: row {row}, column '{column.name}': {wrong[0]!r} is not a number "
-                f"with the decimal mark {self.given_decimal!r} that was given"
-            )
+        other = {".": ",", ",": "."}[given]
+        for name, dtype in frame.dtypes.items():
+            if name not in names or dtype.kind in "biuf":
+                continue
+            cells = Cells.of(frame[name])
+            wrong = [text for text in cells.texts if number_with(given, text) is None]
+            if wrong and all(number_with(other, text) is not None for text in wrong):
+                raise InvalidInputError(
+                    f"{self.path}: row {frame.index[cells.row_of(wrong[0])]}, column '{name}': "
+                    f"{wrong[0]!r} is not a number with the decimal mark {given!r} that was given"
+                )
 
-    def _with_numbers(self, frame: "pd.DataFrame", texts: Collection[str]) -> "pd.DataFrame":
-        """Convert columns of texts to numbers if all their texts spell one."""
-        kept: set[str] = set(texts)
-        changed: dict[str, Any] = {}
-        for place, (name, dtype) in enumerate(zip(frame.columns, frame.dtypes, strict=True)):
-            if name in kept or dtype.kind in "biuf":
-                continue
-            some, _ = column_texts(frame.iloc[:100, place])
-            if len(text_numbers(name, some, self.decimal or ".")) < len(some) and len(
-                text_numbers(name, some, ",")
-            ) < len(some):
-                continue
-            different, codes = column_texts(frame[name])
+    def numbers_or_texts(self, column: "pd.Series") -> Any:
+        """Return a column of texts as numbers if all its texts spell one, else as texts."""
+        cells = Cells.of(column)
+        if cells.texts and all(map(spells_number, cells.texts)):
             try:
-                values = text_numbers(name, different, self.decimal)
+                numbers = text_numbers(str(column.name), cells.texts, self.decimal)
             except InvalidInputError as error:
                 raise InvalidInputError(f"{self.path}: {error}") from None
-            if different and len(values) == len(different):
-                changed[name] = np.array([*(values[text] for text in different), np.nan])[codes]
-        return frame.assign(**changed) if changed else frame
+            if len(numbers) == len(cells.texts):
+                return cells.spread(numbers)
+        return column.astype(object)
 
 
 def _first_lines(text: bytes, start: int) -> str:

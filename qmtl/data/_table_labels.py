@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from qmtl.data._cells import (
-    column_numbers,
-    column_texts,
+    Cells,
+    cell_numbers,
+    checked_numbers,
     is_number_type,
     text_values,
     typing_errors,
@@ -54,7 +55,7 @@ class LabelTable:
         file = TextTable(path, delimiter)
         self.names = tuple(file.header)
         self._decimal = file.decimal
-        self._frame = file.frame(file.header, categories=True)
+        self._frame = file.frame(file.header)
 
     def __len__(self) -> int:
         return len(self._frame)
@@ -68,19 +69,26 @@ class LabelTable:
         Warns:
             UserWarning: a regression target has one value.
         """
-        column = self._frame[name]
-        values = label_values(column, kind, self._decimal)
-        task = task_of(column, values, kind)
-        check_varied(task, targets_of(task, values, self._frame.index))
+        task, targets = read_labels(self._frame, (name,), kind, self._decimal)
+        check_varied(task, targets)
         return task
 
     def targets(self, task: Task) -> Tensor:
         """Return the canonical targets of the task's column, see `Task.to_targets`."""
-        values = label_values(self._frame[task.name], task, self._decimal)
-        return targets_of(task, values, self._frame.index)
+        return read_labels(self._frame, (task.name,), task, self._decimal)[1]
 
 
-def task_of(column: Any, values: np.ndarray, kind: str | None) -> Task:
+def read_labels(
+    table: "pd.DataFrame", names: Sequence[str], wanted: Task | str | None, decimal: str | None
+) -> tuple[Task, Tensor]:
+    """Return the task of some label columns, and its canonical targets."""
+    values = [label_values(table[name], wanted, decimal) for name in names]
+    task = wanted if isinstance(wanted, Task) else task_of(table[names[0]], values[0], wanted)
+    together = values[0] if len(values) == 1 else np.stack(values, axis=1)
+    return task, targets_of(task, together, table.index)
+
+
+def task_of(column: Any, values: Any, kind: str | None) -> Task:
     """Return the task of a label column; ordered categories give the order of the classes."""
     categories = getattr(column.dtype, "categories", None)
     # Numbers in a column of pandas' categorical type are classes.
@@ -93,45 +101,37 @@ def task_of(column: Any, values: np.ndarray, kind: str | None) -> Task:
     return replace(task, class_names=tuple(order)) if same else task
 
 
-def label_values(column: "pd.Series", wanted: str | Task | None, decimal: str | None) -> np.ndarray:
-    """Return the labels in a column: numbers as float64, texts and other values as objects.
+def label_values(column: "pd.Series", wanted: str | Task | None, decimal: str | None) -> Any:
+    """Return the labels in a column: numbers as float64, other columns as they are.
 
     Durations are numbers of days.
     """
     from pandas.api import types
 
     kind = wanted.kind if isinstance(wanted, Task) else wanted
-    if types.is_bool_dtype(column.dtype):
-        return np.asarray(column, dtype=object)
-    if column.dtype.kind == "m":
-        return column_numbers(column.to_frame(), [str(column.name)])[:, 0]
-    if is_number_type(column.dtype):
-        return np.asarray(column.to_numpy(dtype=np.float64, na_value=np.nan))
-    if types.is_datetime64_any_dtype(column.dtype):
-        return np.asarray(column, dtype="datetime64[ns]")
-    if kind == "regression":
-        return column_numbers(column.to_frame(), [str(column.name)], decimal)[:, 0]
+    if types.is_bool_dtype(column.dtype) or types.is_datetime64_any_dtype(column.dtype):
+        return column
+    if is_number_type(column.dtype) or kind == "regression":
+        return cell_numbers(column, decimal)
     if isinstance(wanted, Task) and wanted.class_names and kind != "multilabel":
-        return np.asarray(column, dtype=object)
-    texts, codes = column_texts(column)
-    numbers = text_values(str(column.name), texts, decimal)
-    if kind is None and typing_errors(texts, numbers):
-        column_numbers(column.to_frame(), [str(column.name)], decimal)  # raises and names the row
-    if not texts or len(numbers) < len(texts):
-        return np.asarray(column, dtype=object)
-    values: np.ndarray = np.array([*(numbers[text] for text in texts), np.nan])[codes]
-    if np.isinf(values).any():  # the next line raises and names the row
-        column_numbers(column.to_frame(), [str(column.name)], decimal)
-    return values
+        return column
+    cells = Cells.of(column)
+    numbers = text_values(str(column.name), cells.texts, decimal)
+    if cells.texts and len(numbers) == len(cells.texts):
+        return checked_numbers(column, cells.spread(numbers))
+    if kind is None and typing_errors(cells.texts, numbers):
+        checked_numbers(column, cells.spread(numbers))  # raises and names the row
+    return column
 
 
-def targets_of(task: Task, values: np.ndarray, rows: Sequence[Any]) -> Tensor:
+def targets_of(task: Task, values: Any, rows: Sequence[Any]) -> Tensor:
     """Return the targets of a task; each distinct text is converted once."""
     import pandas as pd
 
-    if values.ndim == 1 and values.dtype == object:
+    if isinstance(values, pd.Series):
         with contextlib.suppress(InvalidInputError, TypeError):
             codes, distinct = pd.factorize(values, use_na_sentinel=False)
+            distinct = np.asarray(distinct, dtype=object)
             return task.to_targets(distinct)[torch.from_numpy(codes)]
     return task.to_targets(values, rows=rows)  # an error names the row
 

@@ -12,19 +12,12 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from torch import Tensor
 
 from qmtl._sections import Fractions, RecipePath, explain
-from qmtl.data._cells import column_numbers, with_plain_rows
-from qmtl.data._csv import TextTable, is_nameless, local_path
+from qmtl.data._cells import cell_error, cell_numbers, with_plain_rows
+from qmtl.data._csv import TextTable, column_names, is_nameless, local_path
 from qmtl.data._dataset import DataSection, MultiTaskData, Split
 from qmtl.data._learn import learn_columns
 from qmtl.data._splits import SPLITS, among_kept, check_count, choose_rows, label_codes
-from qmtl.data._table_labels import (
-    Targets,
-    Wanted,
-    label_values,
-    targets_of,
-    task_of,
-    wanted_columns,
-)
+from qmtl.data._table_labels import Targets, Wanted, read_labels, wanted_columns
 from qmtl.errors import InvalidInputError, unknown_name
 from qmtl.tasks import Task, check_tasks, check_varied
 
@@ -79,6 +72,10 @@ def _check_targets(value: Any) -> Any:
     )
 
 
+_Values = str | float | list[str | float]
+MissingValues = _Values | dict[str, _Values]
+
+
 class CsvSection(DataSection):
     """Section ``[data]`` with ``source = "csv"``; `from_csv` explains the values.
 
@@ -97,6 +94,7 @@ class CsvSection(DataSection):
     delimiter: str | None = None
     decimal: Literal[".", ","] | None = None
     encoding: str | None = None
+    na_values: MissingValues | None = None
     split_column: str | None = None
     group_column: str | None = None
     max_categories: int = Field(50, ge=1)
@@ -197,6 +195,7 @@ def from_csv(
     encoding: str | None = None,
     max_categories: int = 50,
     weights: str | None = None,
+    na_values: Any = (),
 ) -> MultiTaskData:
     r"""Make a data set from a table in a file: `read_table`, then `from_frame`.
 
@@ -208,6 +207,7 @@ def from_csv(
         delimiter: character between cells; None detects it.
         decimal: decimal mark; None detects it.
         encoding: see `read_table`.
+        na_values: more words or numbers for missing values, in all columns; see `read_table`.
 
     Raises:
         InvalidInputError: as in `from_frame`, or the file cannot be read. Errors count the rows as
@@ -227,17 +227,20 @@ def from_csv(
         options = _Options(
             inputs, ignore, splits, seed, split_column, group_column, max_categories, name, weights
         )
-        file = TextTable(path, delimiter, decimal, encoding)
+        file = TextTable(path, delimiter, decimal, encoding, na_values=na_values)
+        for column in na_values if isinstance(na_values, Mapping) else ():
+            if column not in file.header:
+                raise unknown_name("column in na_values:", column, file.header)
         wanted = wanted_columns(file.header, targets, options.roles)
         texts = {column for columns, _ in wanted for column in columns}
         texts |= {name for name in (split_column, group_column) if name is not None}
-        unused = () if options.inputs is None else set(file.header) - set(options.inputs)
-        ignored = {*options.ignore, *unused} - {options.weights}
-        table = file.frame(texts, categories=True, ignored=ignored)
+        table = file.frame(texts)
+        numbers = set(file.header if options.inputs is None else options.inputs)
+        numbers -= texts | set(options.ignore)
         for columns, task in wanted:
             if (task.kind if isinstance(task, Task) else task) in (None, "regression"):
-                for column in columns:
-                    file.check_numbers(table[column])
+                numbers.update(columns)
+        file.check_numbers(table, numbers | {options.weights or ""})
         return _data(table, wanted, table.index.to_numpy() - FIRST_ROW, file.decimal, options)
     except InvalidInputError as error:
         if str(error).startswith(str(path)):
@@ -292,22 +295,17 @@ def _data(
     decimal: str | None,
     options: _Options,
 ) -> MultiTaskData:
-    inputs = options.inputs
     weights = _weights(table, options.weights, decimal)
     kept = np.ones(len(table), bool) if weights is None else weights > 0
     splits = among_kept(options.splits, numbers, kept)
     if weights is not None and not kept.all():
         table, numbers, weights = table[kept], numbers[kept], weights[kept]
-    read = [[label_values(table[c], task, decimal) for c in own] for own, task in wanted]
-    tasks = check_tasks(
-        task if isinstance(task, Task) else task_of(table[own[0]], values[0], task)
-        for (own, task), values in zip(wanted, read, strict=True)
-    )
     labels: dict[str, Tensor] = {}
     taken: dict[str, str] = {}
-    for task, (own, _), values in zip(tasks, wanted, read, strict=True):
-        together = values[0] if len(values) == 1 else np.stack(values, axis=1)
-        labels[task.name] = targets_of(task, together, table.index)
+    read = [read_labels(table, own, task, decimal) for own, task in wanted]
+    tasks = check_tasks(task for task, _ in read)
+    for (own, _), (task, targets) in zip(wanted, read, strict=True):
+        labels[task.name] = targets
         taken |= dict.fromkeys(own, f"the target '{task.name}'")
     names = _input_names(list(table.columns), options, taken)
     for task in tasks:
@@ -319,20 +317,20 @@ def _data(
         groups = table[groups].astype(object).fillna("")
     codes = label_codes(tasks, labels)
     indices = choose_rows(len(table), splits, options.seed, codes, groups)
-    columns, notes, table = learn_columns(
-        table, names, indices[0].numpy(), chosen=inputs is not None,
+    columns, notes, encoded = learn_columns(
+        table, names, indices[0].numpy(), chosen=options.inputs is not None,
         max_categories=options.max_categories, decimal=decimal, weights=weights,
     )  # fmt: skip
     for place, column in enumerate(table.columns):
-        if inputs is None and is_nameless(column) and column in columns.names:
+        if options.inputs is None and is_nameless(column) and column in columns.names:
             raise InvalidInputError(f"column {place + 1} has no name; name it, or pass ignore=['']")
     for note in notes:
         warnings.warn(f"{note}; list columns in inputs or ignore", UserWarning, stacklevel=3)
-    counts = None if weights is None else torch.from_numpy(weights)
-    encoded = columns.encode(table).numpy()  # NumPy gathers rows in half the time of torch
+    counts = None if weights is None else torch.tensor(weights)
     train, validation, test = (
         Split(
-            torch.from_numpy(encoded[rows.numpy()]),
+            # NumPy gathers rows in half the time of torch.
+            torch.from_numpy(encoded.numpy()[rows.numpy()]),
             {task: targets[rows] for task, targets in labels.items()},
             torch.from_numpy(numbers)[rows],
             None if counts is None else counts[rows],
@@ -361,10 +359,7 @@ def _named(table: "pd.DataFrame") -> "pd.DataFrame":
         raise InvalidInputError("table: expected columns with one name each, got several levels")
     if not len(table):
         raise InvalidInputError("table: expected at least one row, got none")
-    names = [str(name).strip() or f"Unnamed: {place}" for place, name in enumerate(table.columns)]
-    if len(set(names)) < len(names):
-        name = next(name for name in names if names.count(name) > 1)
-        raise InvalidInputError(f"table: the column name {name!r} appears twice")
+    names = column_names(table.columns, "table")
     return with_plain_rows(table.set_axis(names, axis=1))
 
 
@@ -394,11 +389,7 @@ def _input_names(header: list[str], options: _Options, taken: dict[str, str]) ->
 def _given_splits(column: "pd.Series") -> dict[str, np.ndarray]:
     words = [_SPLIT_WORDS.get(str(word).strip().lower()) for word in column]
     if None in words:
-        place = words.index(None)
-        raise InvalidInputError(
-            f"row {column.index[place]}, column '{column.name}': expected train, validation or "
-            f"test, got {str(column.iloc[place])!r}"
-        )
+        raise cell_error(column, words.index(None), "train, validation or test")
     return {name: np.flatnonzero(np.array(words) == name) for name in SPLITS}
 
 
@@ -407,14 +398,10 @@ def _weights(table: "pd.DataFrame", name: str | None, decimal: str | None) -> np
         return None
     if name not in table.columns:
         raise unknown_name("weights:", name, table.columns)
-    weights = column_numbers(table, [name], decimal)[:, 0]
+    weights = cell_numbers(table[name], decimal)
     bad = ~(weights >= 0)
     if bad.any():
-        place = int(bad.argmax())
-        raise InvalidInputError(
-            f"row {table.index[place]}, column '{name}': expected a weight of at least 0, got "
-            f"{str(table[name].iloc[place])!r}"
-        )
+        raise cell_error(table[name], int(bad.argmax()), "a weight of at least 0")
     if not weights.any():
         raise InvalidInputError(f"weights: column '{name}' is zero everywhere: no row is left")
     return weights

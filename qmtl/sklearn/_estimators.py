@@ -231,6 +231,9 @@ class MultiTaskEstimator(ColumnsEstimator):
     def predict_proba(self, X: Any) -> Any:
         """Return the class probabilities of the classifications.
 
+        For scikit-learn's `cross_val_predict`, which makes classes of all columns, numbers too, use
+        this method of `QuantumMultiTaskClassifier`.
+
         Returns:
             Column name to (n, classes), in the order of `classes_`; for a 1-D `y` the array alone.
 

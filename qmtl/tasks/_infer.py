@@ -12,6 +12,7 @@ from qmtl.tasks._labels import TOO_LARGE, as_labels
 from qmtl.tasks._task import Task
 from qmtl.tasks._texts import (
     EXACT,
+    as_float,
     is_date,
     is_missing,
     number_in,
@@ -113,9 +114,7 @@ def _split(name: str, distinct: Sequence[Any]) -> tuple[list[float], list[str]]:
             texts.append(plain_text(value))
             continue
         try:
-            if isinstance(number, complex | np.complexfloating):
-                raise TypeError  # NumPy's would lose a part, with a warning
-            numbers.append(float(number))
+            numbers.append(as_float(number))
         except (TypeError, ValueError, OverflowError) as error:
             raise InvalidInputError(
                 f"labels of '{name}': expected numbers or texts, got {shown(value)}"

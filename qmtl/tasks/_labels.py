@@ -16,6 +16,7 @@ from qmtl.tasks._definition import MISSING, is_flat
 from qmtl.tasks._metrics import row_weights
 from qmtl.tasks._texts import (
     EXACT,
+    as_float,
     is_date,
     is_missing,
     number_in,
@@ -239,9 +240,7 @@ def _as_code(task: "Task", value: Any, names: _Names) -> float:
         if is_date(value):
             raise InvalidInputError(f"{str(value)!r}, a date or a time, which is not a label")
         try:
-            if isinstance(value, complex | np.complexfloating):
-                raise TypeError  # NumPy's would lose a part, with a warning
-            number = float(value)
+            number = as_float(value)
         except (TypeError, ValueError, OverflowError):
             raise InvalidInputError(f"{shown(value)}; expected a number") from None
     if number is None:

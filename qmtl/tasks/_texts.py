@@ -57,6 +57,18 @@ def number_in(text: str) -> float | None:
     return None if math.isnan(number) else number
 
 
+def as_float(value: Any) -> float:
+    """Return a number as a float; raise TypeError, ValueError or OverflowError for other objects.
+
+    Example:
+        >>> as_float(True), as_float(np.int8(3))
+        (1.0, 3.0)
+    """
+    if isinstance(value, complex | np.complexfloating):
+        raise TypeError("complex")  # NumPy's would lose a part, with a warning
+    return float(value)
+
+
 def number_text(number: float) -> str:
     """Write a number as a class name.
 

@@ -367,10 +367,11 @@ def test_truth_values_with_a_blank_in_a_new_table(qmtl, tmp_path):
     rows = [f"{i / 7:.2f},{i % 3 == 0},{i % 2}" for i in range(40)]
     (tmp_path / "a.csv").write_text("\n".join(["size,flag,y", *rows]))
     (tmp_path / "a.toml").write_text(
-        '[data]\nsource = "csv"\npath = "a.csv"\ntargets = ["y"]\n[training]\nmax_epochs = 1\n'
+        '[data]\nsource = "csv"\npath = "a.csv"\ntargets = ["y"]\nna_values = ["none", -9]\n'
+        "[training]\nmax_epochs = 1\n"
     )
     qmtl.good("train", "a.toml", "--out", "run")
-    (tmp_path / "b.csv").write_text("size,flag\n1,True\n2,FALSE\n3,\n")
+    (tmp_path / "b.csv").write_text("size,flag\n1,True\n2,FALSE\n3,none\n")
     answers = _table(qmtl.good("predict", "run", "b.csv"))
     (tmp_path / "c.csv").write_text("size,flag\n1,1\n2,0\n3,\n")
     assert answers == _table(qmtl.good("predict", "run", "c.csv"))

@@ -197,6 +197,34 @@ class TestFromCsv:
             with pytest.raises(InvalidInputError, match="is not a number with the decimal mark"):
                 from_csv(path, decimal=decimal, **options)
 
+    @pytest.mark.parametrize(
+        "na_values",
+        [["-999", "136A"], [-999, "136A"], {"size": [-999.0, "136A"], "sold": "-999"}],
+    )
+    def test_given_words_for_missing_values(self, write, na_values):
+        rows = [f"{i}.5,{'ab'[i % 2]},{['yes', 'no', '-999'][i % 3]}" for i in range(30)]
+        rows[4], rows[8] = "-999,a,no", "136A,b,yes"
+        path = write("\n".join(["size,kind,sold", *rows]))
+        with pytest.raises(InvalidInputError, match=r"row 10, .* got '136A'; .* in na_values"):
+            from_csv(path, targets={"sold": "multiclass"})
+        data = from_csv(path, targets=["sold"], na_values=na_values)
+        assert data.task("sold").class_names == ("no", "yes")
+        assert data.columns.names == ("size", "kind")
+        everything = [split.inputs[split.index == 4] for split in data.splits.values()]
+        assert [rows[0, 0].item() for rows in everything if len(rows)] == [0]
+
+    @pytest.mark.parametrize(
+        ("na_values", "message"),
+        [
+            ({"sise": "-999"}, "unknown column in na_values: 'sise'; did you mean 'size'"),
+            (object(), "na_values: expected texts or numbers"),
+            ([["-999"]], "na_values: expected texts or numbers"),
+        ],
+    )
+    def test_wrong_words_for_missing_values(self, write, na_values, message):
+        with pytest.raises(InvalidInputError, match=message):
+            from_csv(write(table()), targets=["sold"], na_values=na_values)
+
     def test_blank_column(self, write):
         path = write(table(header="size,none,colour,sold", row="{i},,{c},{s}"))
         with pytest.warns(UserWarning, match="'none' is empty"):
