@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import typer.main
 from hypothesis import HealthCheck, settings
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
@@ -42,6 +43,8 @@ if not torch.accelerator.is_available():
 # second: do so a tenth as often as Python does by itself, and not while they are imported.
 gc.set_threshold(10 * gc.get_threshold()[0], *gc.get_threshold()[1:])
 gc.disable()
+# Each command line of a test would make all commands anew.
+typer.main.get_command = functools.cache(typer.main.get_command)
 # Every trainer of Lightning asks all installed packages for plugins, and no test installs one.
 importlib.metadata.entry_points = functools.cache(importlib.metadata.entry_points)
 # To place a plot's labels takes longer than to draw it. Tests of plots do so, by `figure_layout`.

@@ -11,7 +11,8 @@ from qmtl.heads import HEAD_TYPES, build_head, head_parameters
 from tests.heads.rival_samples import OPTIONS
 from tests.training.samples import QUIET, TASKS, Spy, arrays, present, rows_of_task
 
-RECIPE = read_recipe("digits", ["encoder.hidden=[16]", "training.max_epochs=1"])
+SMALL = ["data.splits=[0.2,0.1,0.7]", "encoder.hidden=[16]", "training.max_epochs=1"]
+RECIPE = read_recipe("digits", SMALL)
 DATA = build_data(RECIPE)
 
 

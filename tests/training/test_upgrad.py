@@ -54,7 +54,7 @@ def test_equals_quadprog(kind, dtype, m):
 @pytest.mark.parametrize("m", [128, 256])
 def test_equals_quadprog_for_many_tasks(kind, m):
     rows = jacobian(kind, m)
-    gramian, some = rows @ rows.T, torch.eye(m, dtype=rows.dtype)[::16] / m
+    gramian, some = rows @ rows.T, torch.eye(m, dtype=rows.dtype)[:: m // 4] / m
     assert worst(PivotingProjector()(some, gramian), QuadprogProjector()(some, gramian)) < 1e-8
 
 
