@@ -35,9 +35,6 @@ from qmtl.tasks import chosen_tasks
 
 # Most cached plans. Random missing labels can need many plans of task subsets, which are small.
 CACHED_PLANS = 64
-# Plans that simulators share: folds, sweeps and loaded models make equal circuits many times. They
-# are few, because those of wide cones take hundreds of megabytes, and outlive their simulators.
-SHARED_PLANS = 16
 ENGINES = ("compiled", "eager")
 
 
@@ -183,7 +180,16 @@ class LightConeSimulator(Simulator):
         return self._programs(circuit, chosen, joint)
 
     def _new(self, circuit: HeadCircuit, tasks: tuple[str, ...] | None, joint: bool) -> Program:
-        return planned(circuit, tasks, joint, self.engine)
+        names = chosen_tasks(tasks, circuit.registers)
+        compiled = self.engine == "compiled"
+        chained = chained_tasks(circuit, names) if compiled else ()
+        builder = TableBuilder()
+        chain = [ChainEngine(circuit, names, chained, builder)] if chained else []
+        plan = build_plan(circuit, names, chained, builder=builder)
+        if joint and compiled and not chained:
+            plan = choose_plan(circuit, names, plan)
+        engines = [engine_of(group, compiled=compiled) for group in plan.groups]
+        return Program(plan, [*engines, *chain])
 
     def _step(self, circuit: HeadCircuit, features: Tensor, *which: Any) -> Step:
         """Return the cached step for features of this kind and for `which` tasks and angle map."""
@@ -228,23 +234,6 @@ class LightConeSimulator(Simulator):
 
     def __repr__(self) -> str:
         return f"LightConeSimulator(max_memory={self.max_memory}, engine={self.engine!r})"
-
-
-@lru_cache(SHARED_PLANS)
-def planned(
-    circuit: HeadCircuit, tasks: tuple[str, ...] | None, joint: bool, engine: str
-) -> Program:
-    """Return the program of these tasks (None: all); `joint` allows one state for all of them."""
-    names = chosen_tasks(tasks, circuit.registers)
-    compiled = engine == "compiled"
-    chained = chained_tasks(circuit, names) if compiled else ()
-    builder = TableBuilder()
-    chain = [ChainEngine(circuit, names, chained, builder)] if chained else []
-    plan = build_plan(circuit, names, chained, builder=builder)
-    if joint and compiled and not chained:
-        plan = choose_plan(circuit, names, plan)
-    engines = [engine_of(group, compiled=compiled) for group in plan.groups]
-    return Program(plan, [*engines, *chain])
 
 
 def _pairs(tasks: Sequence[int], values: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -82,14 +82,14 @@ class OneEngine(LightConeSimulator):
         super().__init__()
         self.make, self.joint, self.chunk = make, joint, chunk
 
-    def _new(self, circuit, tasks, joint):
+    def _new(self, *arguments):
         def plan_of(circuit, tasks, plan):
             may = self.joint and _choice._may_join(circuit, plan)
             return build_plan(circuit, tasks, joint=True) if may else plan
 
         own = {"engine_of": lambda group, *, compiled: self.make(group), "choose_plan": plan_of}
         with patch.multiple(_lightcone, chained_tasks=lambda *_: (), **own):
-            return _lightcone.planned.__wrapped__(circuit, tasks, joint, self.engine)
+            return super()._new(*arguments)
 
     def _new_step(self, *arguments):
         step = super()._new_step(*arguments)
