@@ -420,7 +420,7 @@ def _as_utf8(path: Path, encoding: str | None, usual: str | None) -> tuple[bytes
             text = content if is_ascii else decoded.encode()
         except UnicodeDecodeError:
             continue
-        except LookupError:
+        except (LookupError, ValueError):  # a name with a zero byte gives the latter
             raise InvalidInputError(f"encoding: Python knows no encoding {encoding!r}") from None
         if b"\0" in text:
             continue

@@ -21,6 +21,7 @@ from qmtl.sklearn._columns import (
     class_column,
     missing,
 )
+from qmtl.tasks import may_be_classes
 
 KINDS = ("classification", "regression")
 
@@ -169,7 +170,8 @@ class MultiTaskEstimator(ColumnsEstimator):
     Parameters:
         kinds: column name to ``"classification"`` or ``"regression"``, for columns whose inferred
             kind is wrong, such as counts. Kinds are inferred as in scikit-learn: texts, booleans
-            and whole numbers are classes, fractions are a regression.
+            and whole numbers are classes, fractions are a regression. For whole numbers of which
+            most differ the kind must be given.
         class_weight: weights of the classes in the loss: ``"balanced"`` (inversely
             proportional to the class's frequency), None, or a dictionary from column name to one
             of these or to a mapping of classes.
@@ -286,4 +288,11 @@ def _guess(name: str, column: np.ndarray) -> str:
             f"y: the labels of column {name!r} must be texts, truth values or numbers, of one "
             f"type, got {' and '.join(types)}"
         )
-    return "regression" if kind == "continuous" else "classification"
+    if kind == "continuous":
+        return "regression"
+    if known.dtype.kind in "iuf" and not may_be_classes(len(np.unique(known)), len(known)):
+        raise InvalidInputError(
+            f"y: column {name!r} has {len(np.unique(known))} different whole numbers in "
+            f"{len(known)} rows; name its kind, as in kinds={{{name!r}: 'regression'}}"
+        )
+    return "classification"

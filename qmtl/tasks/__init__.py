@@ -9,6 +9,7 @@ from qmtl.tasks._definition import MISSING as MISSING
 from qmtl.tasks._definition import Kind as Kind
 from qmtl.tasks._definition import metric_names as metric_names
 from qmtl.tasks._infer import infer_task as infer_task
+from qmtl.tasks._infer import may_be_classes as may_be_classes
 from qmtl.tasks._labels import check_varied as check_varied
 from qmtl.tasks._labels import rounding as rounding
 from qmtl.tasks._layout import TaskLayout as TaskLayout

@@ -22,9 +22,15 @@ from qmtl.tasks._texts import (
     truth_word,
 )
 
-# Labels with more classes than this, and more than one class per two rows, count as ids or free
-# text.
-FEW = 10
+
+def may_be_classes(n_different: int, n_rows: int) -> bool:
+    """Return whether labels can be classes: at most ten, or one for two rows; or they are ids.
+
+    Example:
+        >>> may_be_classes(10, 12), may_be_classes(30, 60), may_be_classes(31, 60)
+        (True, True, False)
+    """
+    return n_different <= max(10, n_rows // 2)
 
 
 def infer_task(name: str, values: Any, kind: str | None = None) -> Task:
@@ -136,7 +142,7 @@ def _from_texts(
     # True, TRUE and true are one class, as in `Task.to_targets`.
     names = sorted({truth_word(text) or text: text for text in reversed(names)}.values())
     _check_count(name, names, kind)
-    if kind is None and len(names) > max(FEW, n // 2):
+    if kind is None and not may_be_classes(len(names), n):
         raise UnclearKindError(
             f"labels of '{name}': {len(names)} different texts in {n} rows look like ids or free "
             f"text, not like classes",
@@ -184,7 +190,7 @@ def _from_numbers(
             return Task.binary(name) if array.ndim == 1 else Task.multilabel(name, columns)
         if array.ndim == 1 and len(classes) == 2:
             return Task.binary(name, class_names=[number_text(c) for c in sorted(classes)])
-        few = len(classes) <= max(FEW, n // 2)
+        few = may_be_classes(len(classes), n)
         if array.ndim == 1 and few and classes == set(range(len(classes))):
             return Task.multiclass(name, len(classes))
     if len(fractional) > 2:

@@ -218,6 +218,8 @@ def test_arguments(read, tmp_path):
         read("a\n1\n", decimal=";")
     with pytest.raises(InvalidInputError, match="Python knows no encoding 'utf9'"):
         read("a\n1\n", encoding="utf9")
+    with pytest.raises(InvalidInputError, match="Python knows no encoding"):
+        read("a\n1\n", encoding="utf8\0")
 
 
 def test_a_pipe(tmp_path):

@@ -180,6 +180,18 @@ def test_what_is_the_same_in_every_row():
         QuantumMultiTaskClassifier(**QUICK).fit(X, HALF, sample_weight=1 - HALF)
 
 
+def test_whole_numbers_of_which_most_differ_need_a_kind():
+    prices = np.arange(12) * 1000
+    for many in (prices, [int(price) for price in prices], prices.astype(float)):
+        with pytest.raises(InvalidInputError, match=r"12 different whole .*'y0': 'regression'"):
+            MultiTaskEstimator(**QUICK).fit(X, many)
+    for kind in ("regression", "classification"):
+        assert MultiTaskEstimator({"y0": kind}, **QUICK).fit(X, prices).kinds_ == {"y0": kind}
+    assert MultiTaskEstimator(**QUICK).fit(X, prices % 10_000).kinds_ == {"y0": "classification"}
+    ids = [f"id{number}" for number in range(12)]
+    assert MultiTaskEstimator(**QUICK).fit(X, ids).kinds_ == {"y0": "classification"}
+
+
 def test_kinds():
     y = pd.DataFrame({"price": NUMBERS, "sold": HALF})
     for kinds, message in (

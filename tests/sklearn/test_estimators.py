@@ -231,7 +231,8 @@ def test_decimals_of_a_data_base_are_numbers():
 
 def test_clones_and_pickles_predict_the_same(wine):
     X, y = wine
-    estimator = MultiTaskEstimator(**QUICK).fit(X, y)
+    kinds = {"proline": "regression"}
+    estimator = MultiTaskEstimator(kinds, **QUICK).fit(X, y)
     again = pickle.loads(pickle.dumps(estimator))
     assert again.predict(X).equals(estimator.predict(X))
     assert again.loss_curve_ == estimator.loss_curve_
