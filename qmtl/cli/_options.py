@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from qmtl.data import LabelTable
-    from qmtl.data import Split as Rows
     from qmtl.experiments import Run
     from qmtl.tasks import Task
 
@@ -112,33 +111,30 @@ def label_task(labels: "LabelTable", table: Path, name: str, kind: str | None) -
         raise InvalidInputError(f"{table}: {error}") from None
 
 
-def read_labelled(run: "Run", table: Path, delimiter: str | None) -> "Rows":
-    """Return a table's rows as a split, with the targets of the tasks whose labels it has."""
-    from qmtl.data import Split as Rows
+def table_options(run: "Run") -> dict[str, Any]:
+    """Return options for tables like the run's own: its decimal mark, encoding, missing values."""
+    columns, data = run.columns(), run.recipe.data
+    return {
+        "usual_decimal": None if columns is None else columns.decimal,
+        "usual_encoding": getattr(data, "encoding", None),
+        "na_values": getattr(data, "na_values", None) or (),
+    }
 
-    tasks = run.load_model(1).tasks
-    classes = [task.name for task in tasks if task.kind in ("binary", "multiclass")]
-    inputs, rows = read_inputs(run, table, delimiter, texts=classes)
-    targets, lacking = {}, []
-    for task in tasks:
-        several = task.kind not in ("binary", "multiclass") and task.name not in rows
-        columns = list(task.class_names or ()) if several else [task.name]
-        if not columns or not set(columns) <= set(rows):
-            lacking.append(repr(task.name))
-            continue
-        try:
-            values = rows[columns] if several else rows[task.name]
-            targets[task.name] = task.to_targets(values, rows=list(rows.index))
-        except InvalidInputError as error:
-            raise InvalidInputError(f"{table}: {error}") from None
-    if not targets:
+
+def targets_in(labels: "LabelTable", table: Path, tasks: Sequence["Task"]) -> dict[str, "Tensor"]:
+    """Return the targets of the tasks whose labels a table has; warn of tasks that it lacks."""
+    lacking = listed(repr(task.name) for task in tasks if task.name not in labels.names)
+    try:
+        found = {t.name: labels.targets(t) for t in tasks if t.name in labels.names}
+    except InvalidInputError as error:
+        raise InvalidInputError(f"{table}: {error}") from None
+    if not found:
         raise InvalidInputError(
-            f"{table}: the header has none of the targets {listed(lacking)}; "
-            f"qmtl predict needs none"
+            f"{table}: the header has none of the targets {lacking}; qmtl predict needs none"
         )
     if lacking:
-        print(f"warning: {table}: the header lacks the targets {listed(lacking)}", file=sys.stderr)
-    return Rows(inputs, targets)
+        print(f"warning: {table}: the header lacks the targets {lacking}", file=sys.stderr)
+    return found
 
 
 def read_inputs(
@@ -147,11 +143,10 @@ def read_inputs(
     delimiter: str | None,
     labels: Sequence[str] = (),
     decimal: str | None = None,
-    texts: Sequence[str] = (),
 ) -> tuple["Tensor", "pd.DataFrame"]:
     """Return the inputs in a table, shape (rows, inputs), and the table.
 
-    `labels` are columns that it must have besides the inputs; they and those in `texts` stay texts.
+    `labels` are columns that it must have besides the inputs; they stay texts.
     """
     from qmtl.data import read_table
 
@@ -162,12 +157,8 @@ def read_inputs(
         )
     categories = [name for name, _ in columns.categorical]
     # If the new file is ambiguous, use the decimal mark and encoding of the training file.
-    rows = read_table(
-        table, delimiter, decimal=decimal, texts=[*categories, *labels, *texts],
-        usual_decimal=columns.decimal,
-        usual_encoding=getattr(run.recipe.data, "encoding", None),
-        na_values=getattr(run.recipe.data, "na_values", None) or (),
-    )  # fmt: skip
+    texts, options = [*categories, *labels], table_options(run)
+    rows = read_table(table, delimiter, decimal=decimal, texts=texts, **options)
     header = [str(name) for name in rows.columns]
     missing = [name for name in (*columns.names, *labels) if name not in header]
     if missing:

@@ -17,6 +17,7 @@ from qmtl.cli._options import (
     path_argument,
     path_option,
     read_inputs,
+    table_options,
     with_seed,
 )
 from qmtl.cli._output import show_metrics, show_run
@@ -47,7 +48,7 @@ def adapt(
     if not name:
         raise InvalidInputError(f"--target: expected NAME or NAME=KIND, got {target!r}")
     inputs, _ = read_inputs(opened, table, delimiter, labels=[name])
-    labels = LabelTable(table, delimiter)
+    labels = LabelTable(table, delimiter, **table_options(opened))
     task = label_task(labels, table, name, kind or None)
     model = opened.load_model()
     larger = model.adapt(task, (inputs, labels.targets(task)), methods=method or METHODS, seed=seed)

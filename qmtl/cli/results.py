@@ -17,7 +17,8 @@ from qmtl.cli._options import (
     path_argument,
     path_option,
     read_inputs,
-    read_labelled,
+    table_options,
+    targets_in,
 )
 from qmtl.cli._output import check_out, make_folder, show_metrics, write_out
 from qmtl.errors import InvalidInputError, RunDirectoryError, near_paths
@@ -121,6 +122,8 @@ def evaluate(
 
     qmtl evaluate runs/seed1 --attack pgd --epsilon 0.03 --low 0 --high 1
     """
+    from qmtl.data import LabelTable
+    from qmtl.data import Split as Rows
     from qmtl.experiments import Run
     from qmtl.training import baseline_metrics
     from qmtl.training import evaluate as metrics_of
@@ -138,12 +141,16 @@ def evaluate(
         data = opened.load_data(split)
         rows = data.splits[split]
         others = {"baseline": baseline_metrics(data, rows)}
+        inputs = rows.inputs
     else:
-        rows = read_labelled(opened, table, delimiter)
+        inputs, _ = read_inputs(opened, table, delimiter)
         # The run may have no metrics of a task that was added to it.
         others = {"test split": defaultdict(dict, opened.results["metrics"]["test"])}
     # An attack evaluates the model many times, so loading compiled kernels saves time.
-    model = opened.load_model(len(rows) if chosen is None else None)
+    model = opened.load_model(len(inputs) if chosen is None else None)
+    if table is not None:
+        labels = LabelTable(table, delimiter, **table_options(opened))
+        rows = Rows(inputs, targets_in(labels, table, model.tasks))
     if chosen is not None:
         name = f"{chosen.attack} {chosen.epsilon:g}"
         others = {name: metrics_of(model, rows, attack=chosen), **others}

@@ -36,6 +36,7 @@ class LabelTable:
     Args:
         path: the file.
         delimiter: character between cells; None detects it.
+        usual_decimal, usual_encoding, na_values: see `read_table`.
 
     Raises:
         InvalidInputError: the file cannot be read as a table.
@@ -51,8 +52,17 @@ class LabelTable:
         tensor([1., 0., 1.])
     """
 
-    def __init__(self, path: str | PathLike[str], delimiter: str | None = None) -> None:
-        file = TextTable(path, delimiter)
+    def __init__(
+        self,
+        path: str | PathLike[str],
+        delimiter: str | None = None,
+        *,
+        usual_decimal: str | None = None,
+        usual_encoding: str | None = None,
+        na_values: Any = (),
+    ) -> None:
+        usual = {"usual_decimal": usual_decimal, "usual_encoding": usual_encoding}
+        file = TextTable(path, delimiter, na_values=na_values, **usual)
         self.names = tuple(file.header)
         self._decimal = file.decimal
         self._frame = file.frame(file.header)
@@ -113,9 +123,10 @@ def label_values(column: "pd.Series", wanted: str | Task | None, decimal: str | 
         return column
     if is_number_type(column.dtype) or kind == "regression":
         return cell_numbers(column, decimal)
-    if isinstance(wanted, Task) and wanted.class_names and kind != "multilabel":
-        return column
     cells = Cells.of(column)
+    named = isinstance(wanted, Task) and kind != "multilabel" and wanted.class_names
+    if named and set(cells.texts) <= set(named):
+        return column
     numbers = text_values(str(column.name), cells.texts, decimal)
     if cells.texts and len(numbers) == len(cells.texts):
         return checked_numbers(column, cells.spread(numbers))

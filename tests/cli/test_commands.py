@@ -310,6 +310,28 @@ def _check_evaluation_of_a_table(qmtl, folder, held_out):
     assert "--delimiter" in qmtl.bad("evaluate", "run", "--delimiter", ";")
 
 
+def test_labels_of_another_table_are_read_as_in_training(qmtl, tmp_path):
+    """Durations, classes that are numbers with a comma, and the recipe's missing values."""
+    lines = ["x;dur;step;mood"]
+    for i in range(40):
+        cells = (f"{i % 9},5", f"{i % 3} days 0{i % 9}:30:00", ("0,5", "1,0", "1,5")[i % 3])
+        lines.append(";".join([*cells, "n.b." if i % 7 == 0 else ("good", "bad")[i % 2]]))
+    (tmp_path / "a.csv").write_text("\n".join(lines))
+    (tmp_path / "a.toml").write_text(
+        '[data]\nsource = "csv"\npath = "a.csv"\nna_values = ["n.b."]\nignore = ["mood"]\n'
+        'targets = { dur = "regression", step = "multiclass" }\n'
+        "[encoder]\nhidden = [4]\n[training]\nmax_epochs = 1\n"
+    )
+    qmtl.good("train", "a.toml", "--out", "run")
+    assert "a.csv, 40 rows" in qmtl.good("evaluate", "run", "a.csv")
+    (tmp_path / "wrong.csv").write_text("\n".join(lines).replace("1,5", "2,5"))
+    wrong = qmtl.bad("evaluate", "run", "wrong.csv")
+    assert "'step': row 4 has" in wrong
+    assert "allowed are '0.5', '1', '1.5'" in wrong
+    out = qmtl.good("adapt", "run", "a.csv", "--target", "mood", "--out", "more")
+    assert "mood: binary, 34 labels" in out
+
+
 def test_a_table_that_changed_after_training_is_refused(qmtl, tmp_path):
     table = write_table(tmp_path / "shop.csv")
     (tmp_path / "shop.toml").write_text(TABLE_RECIPE)
