@@ -134,6 +134,7 @@ def init(
     where = table.resolve().relative_to(path.resolve().parent) if near else table.resolve()
     columns = data.columns
     assert columns is not None
+    used = {*wanted, *columns.names}
     recipe = rendered(
         "init.toml.j2",
         table=table.name,
@@ -149,9 +150,7 @@ def init(
             "categories": [f"{name} ({len(found)})" for name, found in columns.categorical],
         },
         most=MOST,
-        ignored=json.dumps(
-            [name for name in names if name not in (*wanted, *columns.names)], ensure_ascii=False
-        ),
+        ignored=json.dumps([name for name in names if name not in used], ensure_ascii=False),
         notes=data.notes,
         targets=lines,
         heads=HEAD_TYPES,

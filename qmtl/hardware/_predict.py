@@ -193,7 +193,12 @@ def _terms(value: Any, columns: Mapping[Any, int | None]) -> Terms:
     unknown = [p.name for p in value.parameters if columns.get(p) is None]
     if unknown:
         raise InvalidInputError(f"only features may be symbolic, bind the weights; got {unknown}")
-    return _split(value, columns)
+    try:
+        return _split(value, columns)
+    except ZeroDivisionError:
+        raise InvalidInputError(
+            f"an angle must be a sum of products of features, got {value}"
+        ) from None
 
 
 def _split(value: Any, columns: Mapping[Any, int | None]) -> Terms:

@@ -278,8 +278,10 @@ class DeviceNoise:
 def _fits(key: Any, found: Any) -> bool:
     """Return whether these are a gate's name and wires, and channels on positions of its wires."""
     try:
-        _, wires = key
-        return all(c.n_wires == len(at) and set(at) <= set(range(len(wires))) for c, at in found)
+        name, wires = key
+        places = set(range(len(wires)))
+        fit = all(c.n_wires == len(at) == len(set(at)) and set(at) <= places for c, at in found)
+        return fit and isinstance(key, tuple) and isinstance(name, str)
     except (AttributeError, TypeError, ValueError):
         return False
 

@@ -121,7 +121,7 @@ def _traced(
         raise InvalidInputError(
             f"the function cannot be applied to {', '.join([*takes, *options]) or 'no arguments'} "
             f"and decomposed: {' '.join(str(error).split())}; it gets n_features features, if any, "
-            f"then the weights, and wires=; call a function with other arguments in your own"
+            f"then the weights, and wires=; wrap one with other arguments in a function of your own"
         ) from error
     return [op for op in script.operations if op.name not in WITHOUT_EFFECT]
 

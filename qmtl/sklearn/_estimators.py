@@ -293,6 +293,7 @@ def _guess(name: str, column: np.ndarray) -> str:
     if known.dtype.kind in "iuf" and not may_be_classes(len(np.unique(known)), len(known)):
         raise InvalidInputError(
             f"y: column {name!r} has {len(np.unique(known))} different whole numbers in "
-            f"{len(known)} rows; name its kind, as in kinds={{{name!r}: 'regression'}}"
+            f"{len(known)} rows; name its kind, kinds={{{name!r}: 'regression'}} or "
+            f"'classification'"
         )
     return "classification"

@@ -127,6 +127,8 @@ def test_bad_descriptions(change, message):
         (lambda: DeviceNoise(gates={("CZ", (0, 1)): ((PAIR, (0,)),)}), "gates must have channels"),
         (lambda: DeviceNoise(gates={("RX", (4,)): ((FLIP, (4,)),)}), "gates must have channels"),
         (lambda: DeviceNoise(gates={"CZ": ((PAIR, (0, 1)),)}), "gates must have .* got 'CZ'"),
+        (lambda: DeviceNoise(gates={"RX": ((FLIP, (0,)),)}), "gates must have .* got 'RX'"),
+        (lambda: DeviceNoise(gates={("CZ", (0, 1)): ((PAIR, (0, 0)),)}), "gates must have chan"),
         (lambda: DeviceNoise(readouts=[(0, 0)]), "readouts must be a Mapping, got list"),
         (lambda: DeviceNoise(coherent={"RX": 0.1}), "error of RX must be a CoherentError, got flo"),
         (lambda: DeviceNoise(timing=3), "timing must be a Timing, got int"),

@@ -266,6 +266,8 @@ def test_bad_input():
         predict(lambda c, x, y: c.rz(x.sin(), 0))
     with pytest.raises(InvalidInputError, match="sum of products of features"):
         predict(lambda c, x, y: c.rz(1 / (1 + x), 0))
+    with pytest.raises(InvalidInputError, match="sum of products of features"):
+        predict(lambda c, x, y: c.rz(1 / x, 0))
     with pytest.raises(InvalidInputError, match="bind the weights; got"):
         predict(lambda c, x, y: c.rz(Parameter("w"), 0))
     with pytest.raises(InvalidInputError, match=r"pass dt=backend\.dt"):

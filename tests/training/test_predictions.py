@@ -71,6 +71,16 @@ def test_round_trip(tmp_path, with_targets):
             assert one.targets is None
 
 
+def test_small_differences_of_a_large_regression_are_kept():
+    model = Fixed([Task.regression("price"), Task.binary("sold")])
+    prices = [1_234_567.12345, 1_234_567.12346, -9_876_543.21098]
+    model.predictions["price"] = torch.tensor(prices, dtype=torch.float64)
+    model.predictions["sold"] = torch.tensor([1 / 3, 0.5, 2 / 3], dtype=torch.float64)
+    rows = prediction_rows(model, torch.zeros(3, 1), range(3))
+    assert [row["price"] for row in rows] == prices
+    assert [row["sold:1"] for row in rows] == [0.333333333, 0.5, 0.666666667]
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
