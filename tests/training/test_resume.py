@@ -34,6 +34,8 @@ CASES = {
     "patience": {"patience": 3, "learning_rate": 0.3, "max_epochs": 4},
     "sgd": {"optimizer": "sgd", "gradient_clip": 0.1},
     "last": {"restore_best": False, "head_learning_rate": 0.1},
+    "drawn inputs": {"adversarial": {"epsilon": 0.1, "share": 0.5}},
+    "drawn pairs": {"interpolation": 0.6},
 }
 
 
