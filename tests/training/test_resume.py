@@ -35,7 +35,7 @@ CASES = {
     "sgd": {"optimizer": "sgd", "gradient_clip": 0.1},
     "last": {"restore_best": False, "head_learning_rate": 0.1},
     "drawn inputs": {"adversarial": {"epsilon": 0.1, "share": 0.5}},
-    "drawn pairs": {"interpolation": 0.6},
+    "auxiliary tasks": {"auxiliary": 2},
 }
 
 
