@@ -268,13 +268,14 @@ def cell_dates(column: "pd.Series", text_format: str) -> np.ndarray:
     stamps = column
     if not pd.api.types.is_datetime64_any_dtype(column.dtype):
         how: dict[str, Any] = {"format": text_format, "errors": "coerce", "utc": True}
-        # All texts at once, since to find the distinct ones among many dates is slow.
-        plain = column.astype(object) if pd.api.types.infer_dtype(column) == "string" else None
-        stamps = pd.to_datetime(pd.Series(plain, index=column.index, dtype=object), **how)
+        # All cells at once, since to find the distinct ones among many dates is slow.
+        is_plain = pd.api.types.infer_dtype(column) in ("string", "datetime", "date")
+        plain = pd.Series(column if is_plain else None, index=column.index, dtype=object)
+        stamps = pd.to_datetime(plain, **how).dt.as_unit("us")
         left = np.flatnonzero(stamps.isna())
         # What is left are words for missing values, and dates with blanks around them.
         cells = Cells.of(column.iloc[left])
-        again = pd.to_datetime(pd.Series(cells.texts, dtype=object), **how)
+        again = pd.to_datetime(pd.Series(cells.texts, dtype=object), **how).dt.as_unit("us")
         if again.isna().any():
             row = left[cells.row_of(cells.texts[int(again.isna().argmax())])]
             raise cell_error(column, row, f"a date as in the training data ({text_format})")

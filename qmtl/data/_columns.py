@@ -280,9 +280,9 @@ def encode_cells(columns: TableColumns, cells: Mapping[str, Any], n_rows: int) -
             place += 2
     np.copyto(encoded, 0.0, where=np.isnan(encoded))
     for name, categories in columns.categorical:
-        one_hot = np.eye(len(categories) + 1, len(categories), dtype=np.float32)
-        of_text = one_hot[np.append(category_places(cells[name].texts, categories), -1)]
-        encoded[:, place : place + len(categories)] = of_text[cells[name].codes]
+        found = np.append(category_places(cells[name].texts, categories), -1)[cells[name].codes]
+        rows = np.flatnonzero(found >= 0)
+        encoded[rows, place + found[rows]] = 1
         place += len(categories)
     return torch.from_numpy(encoded)
 

@@ -225,6 +225,18 @@ class TestFromCsv:
         with pytest.raises(InvalidInputError, match=message):
             from_csv(write(table()), targets=["sold"], na_values=na_values)
 
+    @pytest.mark.parametrize("end", ["", "Z"])
+    def test_repeated_times_with_fractions_of_a_second(self, write, end):
+        stamps = [f"2024-01-02 10:00:00.{1 + i % 10:03}{end}" for i in range(60)]
+        cells = [f"{stamp},{i % 2}" for i, stamp in enumerate(stamps)]
+        data = from_csv(write("\n".join(["when,y", *cells])), targets=["y"])
+        name, _, mean, std, _ = data.columns.dates[0]
+        assert name == "when"
+        for part in data.splits.values():
+            seconds = (part.inputs[:, 0].double() * std + mean - 19724) * 86400
+            wanted = 36000 + 0.001 * (1 + part.index.double() % 10)
+            torch.testing.assert_close(seconds, wanted, atol=1e-5, rtol=0)
+
     def test_blank_column(self, write):
         path = write(table(header="size,none,colour,sold", row="{i},,{c},{s}"))
         with pytest.warns(UserWarning, match="'none' is empty"):
