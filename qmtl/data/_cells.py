@@ -39,6 +39,7 @@ _ISO = re.compile(
 
 DAY = 86400.0
 LARGEST = float(np.finfo(np.float32).max)  # larger numbers would be infinite in a model
+MISSING_HINT = "if it means a missing value, list it in na_values (of from_csv or pandas.read_csv)"
 FEW = 10  # a column of numbers has at least this many, or no words
 
 
@@ -151,7 +152,10 @@ def checked_numbers(column: "pd.Series", values: np.ndarray) -> np.ndarray:
     """Return the numbers of a column; raise and name the cell if one is not finite."""
     bad = np.abs(values) > LARGEST
     if bad.any():
-        raise cell_error(column, int(bad.argmax()), "a finite number")
+        error = cell_error(column, int(bad.argmax()), "a finite number")
+        raise (
+            error if is_number_type(column.dtype) else InvalidInputError(f"{error}; {MISSING_HINT}")
+        )
     return values
 
 

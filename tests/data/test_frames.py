@@ -287,6 +287,14 @@ class TestTargets:
         with pytest.raises(InvalidInputError, match=message):
             from_frame(frame(t=column), targets=["t"])
 
+    def test_truth_values_among_other_words_are_no_numbers(self):
+        column = ["True", "False", "true", "TRUE", "yes", "true"] * 10
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            data = from_frame(frame(agreed=column), targets=["y"])
+        ((_, categories),) = data.columns.categorical
+        assert categories == ("False", "TRUE", "True", "true", "yes")
+
     @pytest.mark.parametrize("cell", ["about 20", "-", "inf"])
     def test_a_word_among_numbers_is_named_with_its_row(self, cell):
         column = [f"{i},5" for i in range(N)]
@@ -294,8 +302,8 @@ class TestTargets:
         for kind in (None, "regression"):
             with pytest.raises(InvalidInputError) as caught:
                 from_frame(frame(price=column), targets={"price": kind})
-            told = f"row 5, column 'price': expected a finite number, got {cell!r}"
-            assert str(caught.value) == told
+            told = f"row 5, column 'price': expected a finite number, got {cell!r}; if it means a "
+            assert str(caught.value).startswith(f"{told}missing value, list it in na_values")
 
     @pytest.mark.parametrize(
         ("column", "kind", "named"),

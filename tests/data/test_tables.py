@@ -205,8 +205,12 @@ class TestFromCsv:
         rows = [f"{i}.5,{'ab'[i % 2]},{['yes', 'no', '-999'][i % 3]}" for i in range(30)]
         rows[4], rows[8] = "-999,a,no", "136A,b,yes"
         path = write("\n".join(["size,kind,sold", *rows]))
-        with pytest.raises(InvalidInputError, match=r"row 10, .* got '136A'; .* in na_values"):
+        with pytest.raises(
+            InvalidInputError, match=r"row 10, .* got '136A'; .* in na_values.* text"
+        ):
             from_csv(path, targets={"sold": "multiclass"})
+        with pytest.raises(InvalidInputError, match=r"row 10, .* got '136A'; .* in na_values"):
+            from_csv(path, targets=["size"])
         data = from_csv(path, targets=["sold"], na_values=na_values)
         assert data.task("sold").class_names == ("no", "yes")
         assert data.columns.names == ("size", "kind")
