@@ -15,7 +15,7 @@ import numpy as np
 
 from qmtl.data._cells import Cells, check_decimal, number_with, spells_number, text_numbers
 from qmtl.errors import InvalidInputError, as_path, near_paths
-from qmtl.tasks import MISSING_WORDS
+from qmtl.tasks import MISSING_WORDS, number_text, plain_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -110,7 +110,7 @@ def read_table(
     for name in file.header:
         column = frame[name]
         if name in texts:
-            read[name] = column.astype(object).fillna("")
+            read[name] = np.append(column.cat.categories.astype(object), "")[column.cat.codes]
         elif column.dtype.kind not in "biuf":
             read[name] = file.numbers_or_texts(column)
     return frame.assign(**read)
@@ -216,7 +216,11 @@ class TextTable:
         for name in self.header:
             own = by_column.get(name, ())
             words = [own] if isinstance(own, str | Real) else own
-            if not isinstance(words, Iterable) or not all(isinstance(w, str | Real) for w in words):
+            if (
+                isinstance(words, bytes)
+                or not isinstance(words, Iterable)
+                or not all(isinstance(w, str | Real) and not isinstance(w, bool) for w in words)
+            ):
                 raise InvalidInputError(
                     f"na_values: expected texts or numbers, or a dict from column to these, got "
                     f"{given!r}"
@@ -250,9 +254,9 @@ class TextTable:
             frame = pd.concat([numbers, rest], axis=1)[range(len(self.header))]
         if len(self.header) > MANY:
             frame = frame.copy()  # one block of memory for each type
-        for place in kept:
-            column = frame[place].astype("category")
-            frame[place] = column.map(str.strip, na_action="ignore").astype("category")
+        for place, own in enumerate(self.missing):
+            if self.header[place] in texts or (own and frame[place].dtype.kind not in "biuf"):
+                frame[place] = _without_blanks(frame[place], own)
         frame.index = pd.RangeIndex(2, len(frame) + 2)
         empty = frame[0].isna() | frame[0].isin([""])
         if empty.any():
@@ -365,6 +369,8 @@ class TextTable:
 
     def numbers_or_texts(self, column: "pd.Series") -> Any:
         """Return a column of texts as numbers if all its texts spell one, else as texts."""
+        if not all(map(spells_number, Cells.of(column.iloc[:MANY]).texts)):
+            return column.astype(object)
         cells = Cells.of(column)
         if cells.texts and all(map(spells_number, cells.texts)):
             try:
@@ -374,6 +380,19 @@ class TextTable:
             if len(numbers) == len(cells.texts):
                 return cells.spread(numbers)
         return column.astype(object)
+
+
+def _without_blanks(column: "pd.Series", missing: Collection[Any]) -> "pd.Categorical":
+    """Return a column of texts without blanks around them, and without words for missing values."""
+    import pandas as pd
+
+    codes, different = pd.factorize(column)
+    texts = list(map(str.strip, different))
+    if missing:
+        words = {plain_text(w) if isinstance(w, str) else number_text(float(w)) for w in missing}
+        texts = [None if plain_text(text) in words else text for text in texts]
+    places, different = pd.factorize(np.array(texts, dtype=object))
+    return pd.Categorical.from_codes(np.append(places, -1)[codes], different)
 
 
 def _first_lines(text: bytes, start: int) -> str:

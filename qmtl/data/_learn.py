@@ -170,8 +170,8 @@ def _what(
     if typing_errors(cells.texts, numbers):
         error = cell_error(column, row, "a number as in the other rows")
         raise InvalidInputError(
-            f"{error}; {MISSING_HINT}; if the column holds codes, convert it to texts in pandas, or "
-            f"list the column in ignore"
+            f"{error}; {MISSING_HINT}; if the column holds codes, convert it to texts in pandas, "
+            f"or list the column in ignore"
         )
     dates = _what_dates(column, first[:20]) if spells_number(first[0]) else None
     what = dates or _what_texts(cells, train, max_categories)

@@ -223,11 +223,27 @@ class TestFromCsv:
             ({"sise": "-999"}, "unknown column in na_values: 'sise'; did you mean 'size'"),
             (object(), "na_values: expected texts or numbers"),
             ([["-999"]], "na_values: expected texts or numbers"),
+            (True, "na_values: expected texts or numbers, .* got True"),
+            ([False], "na_values: expected texts or numbers"),
+            (b"-", "na_values: expected texts or numbers, .* got b'-'"),
+            ({"size": [b"-"]}, "na_values: expected texts or numbers"),
         ],
     )
     def test_wrong_words_for_missing_values(self, write, na_values, message):
         with pytest.raises(InvalidInputError, match=message):
             from_csv(write(table()), targets=["sold"], na_values=na_values)
+
+    @pytest.mark.parametrize("blanks", ["", " ", "  \t"])
+    def test_given_words_with_blanks_after_them(self, write, blanks):
+        cells = [[str(i), "ab"[i % 2], f"2024-01-{i + 1}", ["yes", "no"][i % 2]] for i in range(30)]
+        for row, word in ((4, "??"), (5, "n.b."), (6, "cafe\u0301"), (7, "-999")):
+            cells[row] = [f"{word}{blanks}"] * 4
+        text = "\n".join(map(",".join, [["size", "kind", "day", "sold"], *cells]))
+        data = from_csv(write(text), targets=["sold"], na_values=["n.b.", "??", "caf\u00e9", -999])
+        assert data.task("sold").class_names == ("no", "yes")
+        assert [name for name, *_ in data.columns.numeric] == ["size"]
+        assert [name for name, *_ in data.columns.dates] == ["day"]
+        assert data.columns.categorical == (("kind", ("a", "b")),)
 
     @pytest.mark.parametrize("end", ["", "Z"])
     def test_repeated_times_with_fractions_of_a_second(self, write, end):
