@@ -148,6 +148,18 @@ def cell_numbers(column: "pd.Series", decimal: str | None, *, truths: bool = Fal
     return checked_numbers(column, values)
 
 
+def plain_numbers(table: "pd.DataFrame") -> dict[Any, np.ndarray]:
+    """Return, all at once, `cell_numbers` of columns that need no reading; a table may have many.
+
+    If a number among them is not finite, none is returned, and `cell_numbers` names the cell.
+    """
+    plain = table.loc[:, [dtype.kind in "biuf" for dtype in table.dtypes]]
+    values = plain.to_numpy(dtype=np.float64, na_value=np.nan)
+    if (np.abs(values) > LARGEST).any():
+        return {}
+    return dict(zip(plain.columns, values.T, strict=True))
+
+
 def checked_numbers(column: "pd.Series", values: np.ndarray) -> np.ndarray:
     """Return the numbers of a column; raise and name the cell if one is not finite."""
     bad = np.abs(values) > LARGEST

@@ -107,13 +107,14 @@ def read_table(
     frame = file.frame(texts)
     file.check_numbers(frame, set(file.header) - texts)
     read: dict[str, Any] = {}
-    for name in file.header:
-        column = frame[name]
+    for name, column in frame.items():
         if name in texts:
             read[name] = np.append(column.cat.categories.astype(object), "")[column.cat.codes]
         elif column.dtype.kind not in "biuf":
-            read[name] = file.numbers_or_texts(column)
-    return frame.assign(**read)
+            found = file.numbers_or_texts(column)
+            if found is not column:
+                read[name] = found
+    return frame.assign(**read) if read else frame
 
 
 class TextTable:
@@ -369,8 +370,9 @@ class TextTable:
 
     def numbers_or_texts(self, column: "pd.Series") -> Any:
         """Return a column of texts as numbers if all its texts spell one, else as texts."""
+        texts = column.astype(column.cat.categories.dtype) if column.dtype == "category" else column
         if not all(map(spells_number, Cells.of(column.iloc[:MANY]).texts)):
-            return column.astype(object)
+            return texts
         cells = Cells.of(column)
         if cells.texts and all(map(spells_number, cells.texts)):
             try:
@@ -379,7 +381,7 @@ class TextTable:
                 raise InvalidInputError(f"{self.path}: {error}") from None
             if len(numbers) == len(cells.texts):
                 return cells.spread(numbers)
-        return column.astype(object)
+        return texts
 
 
 def _without_blanks(column: "pd.Series", missing: Collection[Any]) -> "pd.Categorical":
@@ -387,12 +389,15 @@ def _without_blanks(column: "pd.Series", missing: Collection[Any]) -> "pd.Catego
     import pandas as pd
 
     codes, different = pd.factorize(column)
-    texts = list(map(str.strip, different))
+    given = different.tolist()
+    texts = list(map(str.strip, given))
     if missing:
         words = {plain_text(w) if isinstance(w, str) else number_text(float(w)) for w in missing}
         texts = [None if plain_text(text) in words else text for text in texts]
-    places, different = pd.factorize(np.array(texts, dtype=object))
-    return pd.Categorical.from_codes(np.append(places, -1)[codes], different)
+    if texts != given:
+        places, different = pd.factorize(np.array(texts, dtype=object))
+        codes = np.append(places, -1)[codes]
+    return pd.Categorical.from_codes(codes, different)
 
 
 def _first_lines(text: bytes, start: int) -> str:
