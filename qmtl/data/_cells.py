@@ -1,7 +1,7 @@
 """Convert the cells of a table's columns to numbers, texts, dates or categories."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
 from typing import TYPE_CHECKING, Any
@@ -120,6 +120,22 @@ class Cells:
         values = np.array([*(numbers.get(text, np.inf) for text in self.texts), np.nan])
         every: np.ndarray = values[self.codes]
         return every
+
+
+def without_blanks(column: "pd.Series", missing: Collection[Any]) -> "pd.Categorical":
+    """Return a column of texts without blanks around them, and without words for missing values."""
+    import pandas as pd
+
+    codes, different = pd.factorize(column)
+    given = different.tolist()
+    texts: list[str | None] = list(map(str.strip, given))
+    if missing:
+        words = {plain_text(w) if isinstance(w, str) else number_text(float(w)) for w in missing}
+        texts = [None if plain_text(text) in words else text.strip() for text in given]
+    if texts != given:
+        places, different = pd.factorize(np.array(texts, dtype=object))
+        codes = np.append(places, -1)[codes]
+    return pd.Categorical.from_codes(codes, different)
 
 
 def cell_error(column: "pd.Series", row: int, expected: str) -> InvalidInputError:

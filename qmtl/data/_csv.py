@@ -13,9 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from qmtl.data._cells import Cells, check_decimal, number_with, spells_number, text_numbers
+from qmtl.data._cells import (
+    Cells,
+    check_decimal,
+    number_with,
+    spells_number,
+    text_numbers,
+    without_blanks,
+)
 from qmtl.errors import InvalidInputError, as_path, near_paths
-from qmtl.tasks import MISSING_WORDS, number_text, plain_text
+from qmtl.tasks import MISSING_WORDS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -257,7 +264,7 @@ class TextTable:
             frame = frame.copy()  # one block of memory for each type
         for place, own in enumerate(self.missing):
             if self.header[place] in texts or (own and frame[place].dtype.kind not in "biuf"):
-                frame[place] = _without_blanks(frame[place], own)
+                frame[place] = without_blanks(frame[place], own)
         frame.index = pd.RangeIndex(2, len(frame) + 2)
         empty = frame[0].isna() | frame[0].isin([""])
         if empty.any():
@@ -382,22 +389,6 @@ class TextTable:
             if len(numbers) == len(cells.texts):
                 return cells.spread(numbers)
         return texts
-
-
-def _without_blanks(column: "pd.Series", missing: Collection[Any]) -> "pd.Categorical":
-    """Return a column of texts without blanks around them, and without words for missing values."""
-    import pandas as pd
-
-    codes, different = pd.factorize(column)
-    given = different.tolist()
-    texts = list(map(str.strip, given))
-    if missing:
-        words = {plain_text(w) if isinstance(w, str) else number_text(float(w)) for w in missing}
-        texts = [None if plain_text(text) in words else text for text in texts]
-    if texts != given:
-        places, different = pd.factorize(np.array(texts, dtype=object))
-        codes = np.append(places, -1)[codes]
-    return pd.Categorical.from_codes(codes, different)
 
 
 def _first_lines(text: bytes, start: int) -> str:

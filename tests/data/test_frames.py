@@ -277,7 +277,7 @@ class TestTargets:
     @pytest.mark.parametrize(
         ("column", "message"),
         [
-            (pd.date_range("2020", periods=N), "date or a time"),
+            (pd.date_range("2020", periods=N), "are dates, such as '2020-01-01"),
             (pd.date_range("2020", periods=N).strftime("%Y-%m-%d"), "are dates"),
             ([f"user {i}" for i in range(N)], "look like ids or free text"),
             ([0, 1, "unknown"] * 20, "got 'unknown' beside 0"),
@@ -286,6 +286,13 @@ class TestTargets:
     def test_what_is_no_label(self, column, message):
         with pytest.raises(InvalidInputError, match=message):
             from_frame(frame(t=column), targets=["t"])
+
+    def test_dates_among_the_columns_of_a_task(self):
+        table = frame(when=pd.date_range("2024", periods=N))
+        for make, other in ((Task.regression, "size"), (Task.multilabel, "y")):
+            task = make("t", 2, class_names=(other, "when"))
+            with pytest.raises(InvalidInputError, match="row 0 has '2024-01-01 00:00:00', a date"):
+                from_frame(table, targets=[task])
 
     def test_truth_values_among_other_words_are_no_numbers(self):
         column = ["True", "False", "true", "TRUE", "yes", "true"] * 10
@@ -396,6 +403,16 @@ class TestColumns:
         assert columns.encode(table)[:, :3].tolist() == [[1, 0, 0], [0, 1, 0], [0, 0, 0]]
         assert columns.encode(table)[:, 3:].tolist() == [[0, 1], [1, 0], [0, 1]]
         assert columns.unseen(table) == {}
+
+    def test_plain_numbers_and_others(self):
+        columns = TableColumns(tuple((name, 1.0, 2.0) for name in "abcdef"))
+        row = {"f": [3, 5], "e": ["3", None], "d": [True, False], "c": [None, 3.0],
+               "b": pd.array([3, None], dtype="Int64"), "a": ["true", "false"]}  # fmt: skip
+        wanted = [[0.0, 1.0, 0.0, 0.0, 1.0, 1.0], [-0.5, 0.0, 1.0, -0.5, 0.0, 2.0]]
+        assert columns.encode(pd.DataFrame(row)).tolist() == wanted
+        row |= {"f": [3.0, np.inf]}
+        with pytest.raises(InvalidInputError, match="row 1, column 'f': expected a finite number"):
+            columns.encode(pd.DataFrame(row))
 
     def test_many_categories_take_no_square_of_memory(self):
         texts = tuple(f"code {i}" for i in range(20_000))
