@@ -223,17 +223,15 @@ class TextTable:
         found = []
         for name in self.header:
             own = by_column.get(name, ())
-            words = [own] if isinstance(own, str | Real) else own
-            if (
-                isinstance(words, bytes)
-                or not isinstance(words, Iterable)
-                or not all(isinstance(w, str | Real) and not isinstance(w, bool) for w in words)
-            ):
+            words = (
+                [own] if isinstance(own, str | bytes) or not isinstance(own, Iterable) else [*own]
+            )
+            if any(isinstance(word, bool) or not isinstance(word, str | Real) for word in words):
                 raise InvalidInputError(
                     f"na_values: expected texts or numbers, or a dict from column to these, got "
                     f"{given!r}"
                 )
-            found.append(list(words))
+            found.append(words)
         return found
 
     def frame(self, texts: Collection[str] = ()) -> "pd.DataFrame":
