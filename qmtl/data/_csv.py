@@ -404,9 +404,8 @@ def _first_lines(text: bytes, start: int) -> str:
 def _checked(delimiter: str | None) -> str | None:
     if delimiter is None:
         return None
-    mark = (
-        {"\\t": "\t", "tab": "\t"}.get(delimiter, delimiter) if isinstance(delimiter, str) else ""
-    )
+    names = {"\\t": "\t", "tab": "\t"}
+    mark = names.get(delimiter, delimiter) if isinstance(delimiter, str) else ""
     if len(mark) != 1 or not mark.isascii() or mark in '\r\n"':
         raise InvalidInputError(
             f"delimiter: expected one character (\\t for a tab), got {delimiter!r}"
