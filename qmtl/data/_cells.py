@@ -122,12 +122,17 @@ class Cells:
         return every
 
 
-def without_blanks(column: "pd.Series", missing: Collection[Any]) -> "pd.Categorical":
-    """Return a column of texts without blanks around them, and without words for missing values."""
+def without_blanks(column: "pd.Series", missing: Collection[Any]) -> Any:
+    """Return texts without blanks around them, and without words for missing values, as categories.
+
+    A column with other cells, such as truth values, is returned as it is.
+    """
     import pandas as pd
 
     codes, different = pd.factorize(column)
     given = different.tolist()
+    if not set(map(type, given)) <= {str}:
+        return column
     texts: list[str | None] = list(map(str.strip, given))
     if missing:
         words = {plain_text(w) if isinstance(w, str) else number_text(float(w)) for w in missing}
@@ -181,9 +186,9 @@ def checked_numbers(column: "pd.Series", values: np.ndarray) -> np.ndarray:
     bad = np.abs(values) > LARGEST
     if bad.any():
         error = cell_error(column, int(bad.argmax()), "a finite number")
-        raise (
-            error if is_number_type(column.dtype) else InvalidInputError(f"{error}; {MISSING_HINT}")
-        )
+        if is_number_type(column.dtype):
+            raise error
+        raise InvalidInputError(f"{error}; {MISSING_HINT}")
     return values
 
 

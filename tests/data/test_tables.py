@@ -234,16 +234,27 @@ class TestFromCsv:
             from_csv(write(table()), targets=["sold"], na_values=na_values)
 
     @pytest.mark.parametrize("blanks", ["", " ", "  \t"])
-    def test_given_words_with_blanks_after_them(self, write, blanks):
-        cells = [[str(i), "ab"[i % 2], f"2024-01-{i + 1}", ["yes", "no"][i % 2]] for i in range(30)]
-        for row, word in ((4, "??"), (5, "n.b."), (6, "cafe\u0301"), (7, "-999")):
-            cells[row] = [f"{word}{blanks}"] * 4
-        text = "\n".join(map(",".join, [["size", "kind", "day", "sold"], *cells]))
-        data = from_csv(write(text), targets=["sold"], na_values=["n.b.", "??", "caf\u00e9", -999])
+    @pytest.mark.parametrize("words", [["n.b.", "??", "cafe\u0301", "-999"], ["-999"]])
+    def test_given_words_with_blanks_after_them(self, write, blanks, words):
+        days = [f"2024-01-{i + 1:02}" for i in range(30)]
+        cells = [[f"{i}", "ab"[i % 2], days[i], ["True", "False", ""][i % 3], ["yes", "no"][i % 2]]
+                 for i in range(30)]  # fmt: skip
+        for place in range(5):
+            for row, word in enumerate(words):
+                cells[2 + 5 * place + row][place] = f"{word}{blanks}"
+        path = write("\n".join(map(",".join, [["size", "kind", "day", "flag", "sold"], *cells])))
+        given = ["n.b.", "??", "caf\u00e9", -999]
+        data = from_csv(path, targets=["sold"], na_values=given)
         assert data.task("sold").class_names == ("no", "yes")
-        assert [name for name, *_ in data.columns.numeric] == ["size"]
+        assert [name for name, *_ in data.columns.numeric] == ["size", "flag"]
         assert [name for name, *_ in data.columns.dates] == ["day"]
         assert data.columns.categorical == (("kind", ("a", "b")),)
+        data = from_csv(path, targets={"size": "regression"}, na_values=given)
+        labels = torch.cat([split.targets["size"] for split in data.splits.values()])
+        assert (labels.isnan().sum(), labels.nansum()) == (
+            len(words),
+            sum(range(30)) - sum(range(2, 2 + len(words))),
+        )
 
     @pytest.mark.parametrize("end", ["", "Z"])
     def test_repeated_times_with_fractions_of_a_second(self, write, end):
