@@ -98,12 +98,12 @@ class TestInputs:
         assert cycles[:2] == ("year", "week")
         assert 6 <= data.n_inputs <= 8
         # The same day is the same input, whatever its form.
-        again = data.columns.encode(
-            frame(when=stamps.normalize() if "day" not in cycles else stamps)
-        )
+        when = stamps.normalize() if "day" not in cycles else stamps
         everything = torch.cat([split.index for split in data.splits.values()])
         inputs = torch.cat([split.inputs for split in data.splits.values()])
-        torch.testing.assert_close(again[everything], inputs, atol=1e-4, rtol=1e-4)
+        for form in (when, pd.Series(when.to_pydatetime(), dtype=object)):
+            again = data.columns.encode(frame(when=form))
+            torch.testing.assert_close(again[everything], inputs, atol=1e-4, rtol=1e-4)
 
     def test_dates_of_other_kinds(self):
         days = [datetime.date(2020, 1, 1) + datetime.timedelta(3 * i) for i in range(N)]
