@@ -1,7 +1,7 @@
 """Convert the cells of a table's columns to numbers, texts, dates or categories."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
 from typing import TYPE_CHECKING, Any
@@ -39,6 +39,7 @@ _ISO = re.compile(
 
 DAY = 86400.0
 LARGEST = float(np.finfo(np.float32).max)  # larger numbers would be infinite in a model
+MISSING_HINT = "if it means a missing value, list it in na_values (of from_csv or pandas.read_csv)"
 FEW = 10  # a column of numbers has at least this many, or no words
 
 
@@ -121,6 +122,27 @@ class Cells:
         return every
 
 
+def without_blanks(column: "pd.Series", missing: Collection[Any]) -> Any:
+    """Return texts without blanks around them, and without words for missing values, as categories.
+
+    A column with other cells, such as truth values, is returned as it is.
+    """
+    import pandas as pd
+
+    codes, different = pd.factorize(column)
+    given = different.tolist()
+    if not set(map(type, given)) <= {str}:
+        return column
+    texts: list[str | None] = list(map(str.strip, given))
+    if missing:
+        words = {plain_text(w) if isinstance(w, str) else number_text(float(w)) for w in missing}
+        texts = [None if plain_text(text) in words else text.strip() for text in given]
+    if texts != given:
+        places, different = pd.factorize(np.array(texts, dtype=object))
+        codes = np.append(places, -1)[codes]
+    return pd.Categorical.from_codes(codes, different)
+
+
 def cell_error(column: "pd.Series", row: int, expected: str) -> InvalidInputError:
     """Return the error that names a cell, by its position, and what was expected there."""
     return InvalidInputError(
@@ -147,11 +169,26 @@ def cell_numbers(column: "pd.Series", decimal: str | None, *, truths: bool = Fal
     return checked_numbers(column, values)
 
 
+def plain_numbers(table: "pd.DataFrame") -> dict[Any, np.ndarray]:
+    """Return, all at once, `cell_numbers` of columns that need no reading; a table may have many.
+
+    If a number among them is not finite, none is returned, and `cell_numbers` names the cell.
+    """
+    plain = table.loc[:, [dtype.kind in "biuf" for dtype in table.dtypes]]
+    values = plain.to_numpy(dtype=np.float64, na_value=np.nan)
+    if (np.abs(values) > LARGEST).any():
+        return {}
+    return dict(zip(plain.columns, values.T, strict=True))
+
+
 def checked_numbers(column: "pd.Series", values: np.ndarray) -> np.ndarray:
     """Return the numbers of a column; raise and name the cell if one is not finite."""
     bad = np.abs(values) > LARGEST
     if bad.any():
-        raise cell_error(column, int(bad.argmax()), "a finite number")
+        error = cell_error(column, int(bad.argmax()), "a finite number")
+        if is_number_type(column.dtype):
+            raise error
+        raise InvalidInputError(f"{error}; {MISSING_HINT}")
     return values
 
 
@@ -268,13 +305,14 @@ def cell_dates(column: "pd.Series", text_format: str) -> np.ndarray:
     stamps = column
     if not pd.api.types.is_datetime64_any_dtype(column.dtype):
         how: dict[str, Any] = {"format": text_format, "errors": "coerce", "utc": True}
-        # All texts at once, since to find the distinct ones among many dates is slow.
-        plain = column.astype(object) if pd.api.types.infer_dtype(column) == "string" else None
-        stamps = pd.to_datetime(pd.Series(plain, index=column.index, dtype=object), **how)
+        # All cells at once, since to find the distinct ones among many dates is slow.
+        is_plain = pd.api.types.infer_dtype(column) in ("string", "datetime", "date")
+        plain = pd.Series(column if is_plain else None, index=column.index, dtype=object)
+        stamps = pd.to_datetime(plain, **how).dt.as_unit("us")
         left = np.flatnonzero(stamps.isna())
         # What is left are words for missing values, and dates with blanks around them.
         cells = Cells.of(column.iloc[left])
-        again = pd.to_datetime(pd.Series(cells.texts, dtype=object), **how)
+        again = pd.to_datetime(pd.Series(cells.texts, dtype=object), **how).dt.as_unit("us")
         if again.isna().any():
             row = left[cells.row_of(cells.texts[int(again.isna().argmax())])]
             raise cell_error(column, row, f"a date as in the training data ({text_format})")

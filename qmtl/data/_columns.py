@@ -15,6 +15,7 @@ from qmtl.data._cells import (
     cell_dates,
     cell_numbers,
     check_decimal,
+    plain_numbers,
     with_plain_rows,
 )
 from qmtl.errors import InvalidInputError, unknown_name
@@ -169,9 +170,10 @@ class TableColumns:
             [[-1.0], [0.0]]
         """
         table = self._chosen(table)
-        decimal = self.decimal
-        cells: dict[str, Any] = {
-            **{n: cell_numbers(table[n], decimal, truths=True) for n, *_ in self.numeric},
+        cells: dict[str, Any] = plain_numbers(table.iloc[:, : len(self.numeric)])
+        others = [name for name, *_ in self.numeric if name not in cells]
+        cells |= {
+            **{n: cell_numbers(table[n], self.decimal, truths=True) for n in others},
             **{n: cell_dates(table[n], text_format) for n, text_format, *_ in self.dates},
             **{n: Cells.of(table[n]) for n, _ in self.categorical},
         }
@@ -280,9 +282,9 @@ def encode_cells(columns: TableColumns, cells: Mapping[str, Any], n_rows: int) -
             place += 2
     np.copyto(encoded, 0.0, where=np.isnan(encoded))
     for name, categories in columns.categorical:
-        one_hot = np.eye(len(categories) + 1, len(categories), dtype=np.float32)
-        of_text = one_hot[np.append(category_places(cells[name].texts, categories), -1)]
-        encoded[:, place : place + len(categories)] = of_text[cells[name].codes]
+        found = np.append(category_places(cells[name].texts, categories), -1)[cells[name].codes]
+        rows = np.flatnonzero(found >= 0)
+        encoded[rows, place + found[rows]] = 1
         place += len(categories)
     return torch.from_numpy(encoded)
 

@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from qmtl.data._cells import Cells, check_decimal, number_with, spells_number, text_numbers
+from qmtl.data._cells import (
+    Cells,
+    check_decimal,
+    number_with,
+    spells_number,
+    text_numbers,
+    without_blanks,
+)
 from qmtl.errors import InvalidInputError, as_path, near_paths
 from qmtl.tasks import MISSING_WORDS
 
@@ -107,13 +114,14 @@ def read_table(
     frame = file.frame(texts)
     file.check_numbers(frame, set(file.header) - texts)
     read: dict[str, Any] = {}
-    for name in file.header:
-        column = frame[name]
+    for name, column in frame.items():
         if name in texts:
-            read[name] = column.astype(object).fillna("")
+            read[name] = np.append(column.cat.categories.astype(object), "")[column.cat.codes]
         elif column.dtype.kind not in "biuf":
-            read[name] = file.numbers_or_texts(column)
-    return frame.assign(**read)
+            found = file.numbers_or_texts(column)
+            if found is not column:
+                read[name] = found
+    return frame.assign(**read) if read else frame
 
 
 class TextTable:
@@ -215,13 +223,15 @@ class TextTable:
         found = []
         for name in self.header:
             own = by_column.get(name, ())
-            words = [own] if isinstance(own, str | Real) else own
-            if not isinstance(words, Iterable) or not all(isinstance(w, str | Real) for w in words):
+            words = (
+                [own] if isinstance(own, str | bytes) or not isinstance(own, Iterable) else [*own]
+            )
+            if any(isinstance(word, bool) or not isinstance(word, str | Real) for word in words):
                 raise InvalidInputError(
                     f"na_values: expected texts or numbers, or a dict from column to these, got "
                     f"{given!r}"
                 )
-            found.append(list(words))
+            found.append(words)
         return found
 
     def frame(self, texts: Collection[str] = ()) -> "pd.DataFrame":
@@ -250,9 +260,9 @@ class TextTable:
             frame = pd.concat([numbers, rest], axis=1)[range(len(self.header))]
         if len(self.header) > MANY:
             frame = frame.copy()  # one block of memory for each type
-        for place in kept:
-            column = frame[place].astype("category")
-            frame[place] = column.map(str.strip, na_action="ignore").astype("category")
+        for place, own in enumerate(self.missing):
+            if self.header[place] in texts or (own and frame[place].dtype.kind not in "biuf"):
+                frame[place] = without_blanks(frame[place], own)
         frame.index = pd.RangeIndex(2, len(frame) + 2)
         empty = frame[0].isna() | frame[0].isin([""])
         if empty.any():
@@ -365,6 +375,9 @@ class TextTable:
 
     def numbers_or_texts(self, column: "pd.Series") -> Any:
         """Return a column of texts as numbers if all its texts spell one, else as texts."""
+        texts = column.astype(column.cat.categories.dtype) if column.dtype == "category" else column
+        if not all(map(spells_number, Cells.of(column.iloc[:MANY]).texts)):
+            return texts
         cells = Cells.of(column)
         if cells.texts and all(map(spells_number, cells.texts)):
             try:
@@ -373,7 +386,7 @@ class TextTable:
                 raise InvalidInputError(f"{self.path}: {error}") from None
             if len(numbers) == len(cells.texts):
                 return cells.spread(numbers)
-        return column.astype(object)
+        return texts
 
 
 def _first_lines(text: bytes, start: int) -> str:
@@ -391,9 +404,8 @@ def _first_lines(text: bytes, start: int) -> str:
 def _checked(delimiter: str | None) -> str | None:
     if delimiter is None:
         return None
-    mark = (
-        {"\\t": "\t", "tab": "\t"}.get(delimiter, delimiter) if isinstance(delimiter, str) else ""
-    )
+    names = {"\\t": "\t", "tab": "\t"}
+    mark = names.get(delimiter, delimiter) if isinstance(delimiter, str) else ""
     if len(mark) != 1 or not mark.isascii() or mark in '\r\n"':
         raise InvalidInputError(
             f"delimiter: expected one character (\\t for a tab), got {delimiter!r}"

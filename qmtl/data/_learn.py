@@ -12,6 +12,7 @@ from torch import Tensor
 from qmtl._html import counted
 from qmtl.data._cells import (
     FEW,
+    MISSING_HINT,
     Cells,
     cell_dates,
     cell_error,
@@ -159,7 +160,9 @@ def _what(
         return dates
     cells = Cells.of(column)
     # True and False with blanks between them are no longer of pandas' type for truth values.
-    numbers = text_values(name, cells.texts, decimal) or truth_numbers(cells.texts)
+    numbers = truth_numbers(cells.texts)
+    if len(numbers) < len(cells.texts):
+        numbers = text_values(name, cells.texts, decimal)
     words = [text for text in cells.texts if text not in numbers]
     if not words:
         return _Found("number", checked_numbers(column, cells.spread(numbers)))
@@ -167,8 +170,8 @@ def _what(
     if typing_errors(cells.texts, numbers):
         error = cell_error(column, row, "a number as in the other rows")
         raise InvalidInputError(
-            f"{error}; if it means a missing value, list it in na_values (of from_csv or "
-            f"pandas.read_csv); if the column holds codes, list that in ignore"
+            f"{error}; {MISSING_HINT}; if the column holds codes, convert it to texts in pandas, "
+            f"or list the column in ignore"
         )
     dates = _what_dates(column, first[:20]) if spells_number(first[0]) else None
     what = dates or _what_texts(cells, train, max_categories)

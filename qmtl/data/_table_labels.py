@@ -119,7 +119,9 @@ def label_values(column: "pd.Series", wanted: str | Task | None, decimal: str | 
     from pandas.api import types
 
     kind = wanted.kind if isinstance(wanted, Task) else wanted
-    if types.is_bool_dtype(column.dtype) or types.is_datetime64_any_dtype(column.dtype):
+    if types.is_datetime64_any_dtype(column.dtype):
+        return column.astype(object)  # `Task.to_targets` refuses these and names the row
+    if types.is_bool_dtype(column.dtype):
         return column
     if is_number_type(column.dtype) or kind == "regression":
         return cell_numbers(column, decimal)

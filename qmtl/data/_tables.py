@@ -207,7 +207,8 @@ def from_csv(
         delimiter: character between cells; None detects it.
         decimal: decimal mark; None detects it.
         encoding: see `read_table`.
-        na_values: more words or numbers for missing values, in all columns; see `read_table`.
+        na_values: more words or numbers for missing values, in all columns; or a dict from column
+            to these, see `read_table`.
 
     Raises:
         InvalidInputError: as in `from_frame`, or the file cannot be read. Errors count the rows as

@@ -2,6 +2,7 @@
 
 import datetime
 import json
+import tracemalloc
 import warnings
 from fractions import Fraction
 from pathlib import Path
@@ -20,6 +21,7 @@ N = 60
 RNG = np.random.default_rng(0)
 SIZE = RNG.normal(3, 2, N)
 Y = (SIZE > 3).astype(int)
+MOMENT = datetime.datetime(2024, 1, 2, 10, 0, 0, 250_000, datetime.UTC)
 
 
 def frame(**columns):
@@ -96,12 +98,12 @@ class TestInputs:
         assert cycles[:2] == ("year", "week")
         assert 6 <= data.n_inputs <= 8
         # The same day is the same input, whatever its form.
-        again = data.columns.encode(
-            frame(when=stamps.normalize() if "day" not in cycles else stamps)
-        )
+        when = stamps.normalize() if "day" not in cycles else stamps
         everything = torch.cat([split.index for split in data.splits.values()])
         inputs = torch.cat([split.inputs for split in data.splits.values()])
-        torch.testing.assert_close(again[everything], inputs, atol=1e-4, rtol=1e-4)
+        for form in (when, pd.Series(when.to_pydatetime(), dtype=object)):
+            again = data.columns.encode(frame(when=form))
+            torch.testing.assert_close(again[everything], inputs, atol=1e-4, rtol=1e-4)
 
     def test_dates_of_other_kinds(self):
         days = [datetime.date(2020, 1, 1) + datetime.timedelta(3 * i) for i in range(N)]
@@ -115,6 +117,36 @@ class TestInputs:
             assert torch.isfinite(data.train.inputs).all()
         with pytest.raises(InvalidInputError, match="row 1, column 'when': expected a date as in"):
             data.columns.encode(pd.DataFrame({"size": [1, 2], "when": ["2020-01-01", "soon"]}))
+
+    @pytest.mark.parametrize(
+        ("kind", "column"),
+        [
+            ("category", ["2024-01-02 10:00:00.250", "2024-01-03 22:00:00.500", None]),
+            ("category", ["2024-01-02T10:00:00.25Z", " 2024-01-03T22:00:00.5Z", "NA"]),
+            ("category", ["2024-01-02T12:00:00.25+02:00", "2024-01-03T22:00:00.5Z", None]),
+            (object, ["2024-01-02T12:00:00.25+02:00", " 2024-01-03T21:00:00.5-01:00", "?"]),
+            (object, [MOMENT, datetime.datetime(2024, 1, 3, 22, 0, 0, 500_000), None]),
+            (object, [MOMENT, pd.Timestamp("2024-01-03 22:00:00.5"), "NA"]),
+            (object, [MOMENT.astimezone(), "2024-01-03 22:00:00.5", None]),
+        ],
+    )
+    def test_fractions_of_a_second(self, kind, column):
+        column = pd.Series(column * (N // 3), dtype=kind)
+        days = [19724 + (10 * 3600 + 0.25) / 86400, 19725 + (22 * 3600 + 0.5) / 86400]
+        learned = from_frame(frame(when=column), targets=["y"]).columns
+        given = TableColumns((), (), dates=(("when", "ISO8601", 19725.0, 1.0, ()),))
+        for columns in (given, learned):
+            _, _, mean, std, _ = columns.dates[0]
+            found = columns.encode(frame(when=column))[:3, int("size" in columns.names)]
+            wanted = [(day - mean) / std for day in days] + [0.0]
+            torch.testing.assert_close(found, torch.tensor(wanted), atol=1e-5, rtol=1e-6)
+
+    def test_dates_among_moments(self):
+        cells = [MOMENT.replace(tzinfo=None), datetime.date(2024, 1, 3), None, "2024-01-03"]
+        columns = TableColumns((), (), dates=(("when", "ISO8601", 19725.0, 1.0, ()),))
+        found = columns.encode(pd.DataFrame({"when": pd.Series(cells, dtype=object)}))
+        wanted = [(10 * 3600 + 0.25) / 86400 - 1, 0, 0, 0]
+        torch.testing.assert_close(found[:, 0], torch.tensor(wanted))
 
     def test_mixed_up_days_and_months(self):
         column = [f"{1 + i % 12:02}/{1 + i % 11:02}/2020" for i in range(N)]
@@ -245,7 +277,7 @@ class TestTargets:
     @pytest.mark.parametrize(
         ("column", "message"),
         [
-            (pd.date_range("2020", periods=N), "date or a time"),
+            (pd.date_range("2020", periods=N), "are dates, such as '2020-01-01"),
             (pd.date_range("2020", periods=N).strftime("%Y-%m-%d"), "are dates"),
             ([f"user {i}" for i in range(N)], "look like ids or free text"),
             ([0, 1, "unknown"] * 20, "got 'unknown' beside 0"),
@@ -255,6 +287,21 @@ class TestTargets:
         with pytest.raises(InvalidInputError, match=message):
             from_frame(frame(t=column), targets=["t"])
 
+    def test_dates_among_the_columns_of_a_task(self):
+        table = frame(when=pd.date_range("2024", periods=N))
+        for make, other in ((Task.regression, "size"), (Task.multilabel, "y")):
+            task = make("t", 2, class_names=(other, "when"))
+            with pytest.raises(InvalidInputError, match="row 0 has '2024-01-01 00:00:00', a date"):
+                from_frame(table, targets=[task])
+
+    def test_truth_values_among_other_words_are_no_numbers(self):
+        column = ["True", "False", "true", "TRUE", "yes", "true"] * 10
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            data = from_frame(frame(agreed=column), targets=["y"])
+        ((_, categories),) = data.columns.categorical
+        assert categories == ("False", "TRUE", "True", "true", "yes")
+
     @pytest.mark.parametrize("cell", ["about 20", "-", "inf"])
     def test_a_word_among_numbers_is_named_with_its_row(self, cell):
         column = [f"{i},5" for i in range(N)]
@@ -262,8 +309,8 @@ class TestTargets:
         for kind in (None, "regression"):
             with pytest.raises(InvalidInputError) as caught:
                 from_frame(frame(price=column), targets={"price": kind})
-            told = f"row 5, column 'price': expected a finite number, got {cell!r}"
-            assert str(caught.value) == told
+            told = f"row 5, column 'price': expected a finite number, got {cell!r}; if it means a "
+            assert str(caught.value).startswith(f"{told}missing value, list it in na_values")
 
     @pytest.mark.parametrize(
         ("column", "kind", "named"),
@@ -356,6 +403,27 @@ class TestColumns:
         assert columns.encode(table)[:, :3].tolist() == [[1, 0, 0], [0, 1, 0], [0, 0, 0]]
         assert columns.encode(table)[:, 3:].tolist() == [[0, 1], [1, 0], [0, 1]]
         assert columns.unseen(table) == {}
+
+    def test_plain_numbers_and_others(self):
+        columns = TableColumns(tuple((name, 1.0, 2.0) for name in "abcdef"))
+        row = {"f": [3, 5], "e": ["3", None], "d": [True, False], "c": [None, 3.0],
+               "b": pd.array([3, None], dtype="Int64"), "a": ["true", "false"]}  # fmt: skip
+        wanted = [[0.0, 1.0, 0.0, 0.0, 1.0, 1.0], [-0.5, 0.0, 1.0, -0.5, 0.0, 2.0]]
+        assert columns.encode(pd.DataFrame(row)).tolist() == wanted
+        row |= {"f": [3.0, np.inf]}
+        with pytest.raises(InvalidInputError, match="row 1, column 'f': expected a finite number"):
+            columns.encode(pd.DataFrame(row))
+
+    def test_many_categories_take_no_square_of_memory(self):
+        texts = tuple(f"code {i}" for i in range(20_000))
+        columns = TableColumns((), (("x", ("no",)), ("code", texts)))
+        tracemalloc.start()
+        rows = {"x": ["no", "new", None], "code": ["code 7", "code 19999", "new"]}
+        found = columns.encode(pd.DataFrame(rows))
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert found.nonzero().tolist() == [[0, 0], [0, 8], [1, 20_000]]
+        assert peak < 50e6
 
     def test_round_trip(self):
         dates = (("when", "%d.%m.%Y", 18000.0, 20.0, ("year", "week")),)

@@ -269,3 +269,11 @@ def test_a_large_file_is_read_like_a_small_one(read):
 def test_only_paths_of_local_files_are_read(source):
     with pytest.raises(InvalidInputError, match=r"path of a local file.*from_frame"):
         qmtl.data.from_csv(source, targets=["b"])
+
+
+def test_types_of_columns(read):
+    lines = [f"w{i},{'ab'[i % 2]},{i},{i}.5,1'{100 + i}," for i in range(300)]
+    text = "\n".join(["new,repeated,whole,real,grouped,none", *lines])
+    kinds = ["str", "str", "int64", "float64", "float64", "float64"]
+    assert list(map(str, read(text).dtypes)) == kinds
+    assert set(map(str, read(text, texts=None).dtypes)) == {"str"}

@@ -205,8 +205,12 @@ class TestFromCsv:
         rows = [f"{i}.5,{'ab'[i % 2]},{['yes', 'no', '-999'][i % 3]}" for i in range(30)]
         rows[4], rows[8] = "-999,a,no", "136A,b,yes"
         path = write("\n".join(["size,kind,sold", *rows]))
-        with pytest.raises(InvalidInputError, match=r"row 10, .* got '136A'; .* in na_values"):
+        with pytest.raises(
+            InvalidInputError, match=r"row 10, .* got '136A'; .* in na_values.* text"
+        ):
             from_csv(path, targets={"sold": "multiclass"})
+        with pytest.raises(InvalidInputError, match=r"row 10, .* got '136A'; .* in na_values"):
+            from_csv(path, targets=["size"])
         data = from_csv(path, targets=["sold"], na_values=na_values)
         assert data.task("sold").class_names == ("no", "yes")
         assert data.columns.names == ("size", "kind")
@@ -219,11 +223,50 @@ class TestFromCsv:
             ({"sise": "-999"}, "unknown column in na_values: 'sise'; did you mean 'size'"),
             (object(), "na_values: expected texts or numbers"),
             ([["-999"]], "na_values: expected texts or numbers"),
+            (True, "na_values: expected texts or numbers, .* got True"),
+            ([False], "na_values: expected texts or numbers"),
+            (b"-", "na_values: expected texts or numbers, .* got b'-'"),
+            ({"size": [b"-"]}, "na_values: expected texts or numbers"),
         ],
     )
     def test_wrong_words_for_missing_values(self, write, na_values, message):
         with pytest.raises(InvalidInputError, match=message):
             from_csv(write(table()), targets=["sold"], na_values=na_values)
+
+    @pytest.mark.parametrize("blanks", ["", " ", "  \t"])
+    @pytest.mark.parametrize("words", [["n.b.", "??", "cafe\u0301", "-999"], ["-999"]])
+    def test_given_words_with_blanks_after_them(self, write, blanks, words):
+        days = [f"2024-01-{i + 1:02}" for i in range(30)]
+        cells = [[f"{i}", "ab"[i % 2], days[i], ["True", "False", ""][i % 3], ["yes", "no"][i % 2]]
+                 for i in range(30)]  # fmt: skip
+        for place in range(5):
+            for row, word in enumerate(words):
+                cells[2 + 5 * place + row][place] = f"{word}{blanks}"
+        path = write("\n".join(map(",".join, [["size", "kind", "day", "flag", "sold"], *cells])))
+        given = ["n.b.", "??", "caf\u00e9", -999]
+        data = from_csv(path, targets=["sold"], na_values=given)
+        assert data.task("sold").class_names == ("no", "yes")
+        assert [name for name, *_ in data.columns.numeric] == ["size", "flag"]
+        assert [name for name, *_ in data.columns.dates] == ["day"]
+        assert data.columns.categorical == (("kind", ("a", "b")),)
+        data = from_csv(path, targets={"size": "regression"}, na_values=given)
+        labels = torch.cat([split.targets["size"] for split in data.splits.values()])
+        assert (labels.isnan().sum(), labels.nansum()) == (
+            len(words),
+            sum(range(30)) - sum(range(2, 2 + len(words))),
+        )
+
+    @pytest.mark.parametrize("end", ["", "Z"])
+    def test_repeated_times_with_fractions_of_a_second(self, write, end):
+        stamps = [f"2024-01-02 10:00:00.{1 + i % 10:03}{end}" for i in range(60)]
+        cells = [f"{stamp},{i % 2}" for i, stamp in enumerate(stamps)]
+        data = from_csv(write("\n".join(["when,y", *cells])), targets=["y"])
+        name, _, mean, std, _ = data.columns.dates[0]
+        assert name == "when"
+        for part in data.splits.values():
+            seconds = (part.inputs[:, 0].double() * std + mean - 19724) * 86400
+            wanted = 36000 + 0.001 * (1 + part.index.double() % 10)
+            torch.testing.assert_close(seconds, wanted, atol=1e-5, rtol=0)
 
     def test_blank_column(self, write):
         path = write(table(header="size,none,colour,sold", row="{i},,{c},{s}"))
