@@ -91,7 +91,7 @@ def main() -> None:
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
-            sys.exit(app(standalone_mode=False))
+            sys.exit(app(prog_name="qmtl", standalone_mode=False))
     except _UsageError as error:
         _tell_usage(error)
         sys.exit(2)
