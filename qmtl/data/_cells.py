@@ -122,7 +122,7 @@ class Cells:
         return every
 
 
-def without_blanks(column: "pd.Series", missing: Collection[Any]) -> Any:
+def without_blanks(column: "pd.Series", missing: Collection[str]) -> Any:
     """Return texts without blanks around them, and without words for missing values, as categories.
 
     A column with other cells, such as truth values, is returned as it is.
@@ -135,7 +135,7 @@ def without_blanks(column: "pd.Series", missing: Collection[Any]) -> Any:
         return column
     texts: list[str | None] = list(map(str.strip, given))
     if missing:
-        words = {plain_text(w) if isinstance(w, str) else number_text(float(w)) for w in missing}
+        words = set(map(plain_text, missing))
         texts = [None if plain_text(text) in words else text.strip() for text in given]
     if texts != given:
         places, different = pd.factorize(np.array(texts, dtype=object))

@@ -22,7 +22,7 @@ from qmtl.data._cells import (
     without_blanks,
 )
 from qmtl.errors import InvalidInputError, as_path, near_paths
-from qmtl.tasks import MISSING_WORDS
+from qmtl.tasks import MISSING_WORDS, number_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -217,21 +217,21 @@ class TextTable:
         # writes it.
         return [*header, ""] if not any(row[-1].strip() for row in rows) else ["", *header]
 
-    def _missing_words(self, given: Any) -> list[list[Any]]:
+    def _missing_words(self, given: Any) -> list[list[str]]:
         """Return each column's additional words for missing values."""
         by_column = given if isinstance(given, Mapping) else dict.fromkeys(self.header, given)
         found = []
         for name in self.header:
-            own = by_column.get(name, ())
-            words = (
-                [own] if isinstance(own, str | bytes) or not isinstance(own, Iterable) else [*own]
-            )
+            own = by_column.get(name)
+            alone = isinstance(own, str | bytes) or not isinstance(own, Iterable)
+            words = [] if own is None else [own] if alone else [*own]
             if any(isinstance(word, bool) or not isinstance(word, str | Real) for word in words):
                 raise InvalidInputError(
                     f"na_values: expected texts or numbers, or a dict from column to these, got "
                     f"{given!r}"
                 )
-            found.append(words)
+            # As texts, since pandas takes 1 for missing, too, if given the number 1.5.
+            found.append([number_text(w) if isinstance(w, float) else str(w) for w in words])
         return found
 
     def frame(self, texts: Collection[str] = ()) -> "pd.DataFrame":

@@ -233,6 +233,16 @@ class TestFromCsv:
         with pytest.raises(InvalidInputError, match=message):
             from_csv(write(table()), targets=["sold"], na_values=na_values)
 
+    @pytest.mark.parametrize("na_values", [1.5, [1.5, 10**400], [-0.25], None, [], {"size": None}])
+    def test_other_numbers_than_those_given_stay(self, write, na_values):
+        """pandas takes 1 for missing if it is given the number 1.5."""
+        rows = [f"{i},{['yes', 'no'][i % 2]}" for i in range(30)]
+        path = write("\n".join(["size,sold", *rows]))
+        data = from_csv(path, targets=["sold"], na_values=na_values)
+        assert data.columns.numeric == from_csv(path, targets=["sold"]).columns.numeric
+        data = from_csv(path, targets={"size": "regression"}, na_values=na_values)
+        assert not any(split.targets["size"].isnan().any() for split in data.splits.values())
+
     @pytest.mark.parametrize("blanks", ["", " ", "  \t"])
     @pytest.mark.parametrize("words", [["n.b.", "??", "cafe\u0301", "-999"], ["-999"]])
     def test_given_words_with_blanks_after_them(self, write, blanks, words):
