@@ -94,6 +94,9 @@ def test_an_error_is_one_line_and_status_2():
     assert done.stdout == ""
     assert done.stderr.startswith("qmtl: ")
     assert done.stderr.count("\n") == 1
+    words = [sys.executable, "-m", "qmtl", "runs", "none"]
+    module = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+    assert (module.returncode, module.stdout, module.stderr) == (2, "", done.stderr)
 
 
 @pytest.mark.slow
