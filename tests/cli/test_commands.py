@@ -308,6 +308,38 @@ def _check_evaluation_of_a_table(qmtl, folder, held_out):
     assert "bad.csv: labels of binary task 'sold'" in qmtl.bad("evaluate", "run", "bad.csv")
     assert "--split" in qmtl.bad("evaluate", "run", "test.csv", "--split", "test")
     assert "--delimiter" in qmtl.bad("evaluate", "run", "--delimiter", ";")
+    assert "--decimal needs a table" in qmtl.bad("evaluate", "run", "--decimal", ",")
+
+
+def test_rows_of_another_table_count_by_the_runs_weights(qmtl, tmp_path):
+    """A row of weight 2 counts like two rows, one of weight 0 like none, in `adapt` too."""
+    i = np.arange(60)
+    table = pd.DataFrame({"x": i % 9, "w": (i + 1) % 4, "amount": i * i % 7, "more": i % 5 * 1.37})
+    table.to_csv("a.csv", index=False)
+    table.loc[np.repeat(i, table.w)].drop(columns="w").to_csv("again.csv", index=False)
+    (tmp_path / "a.toml").write_text(
+        '[data]\nsource = "csv"\npath = "a.csv"\nweights = "w"\ninputs = ["x"]\n'
+        'targets = { amount = "regression" }\n[encoder]\nhidden = [4]\n[training]\nmax_epochs = 1\n'
+    )
+    qmtl.good("train", "a.toml", "--out", "run")
+    weighted, repeated = qmtl.good("evaluate", "run", "a.csv"), qmtl("evaluate", "run", "again.csv")
+    assert "a.csv, 45 rows" in weighted
+    assert "lacks the run's weights 'w': rows count equally" in repeated.err
+    assert weighted.splitlines()[1:] == repeated.out.splitlines()[1:]
+    means = []
+    for name in ("a", "again"):
+        words = ("adapt", "run", f"{name}.csv", "--target", "more", "--method", "ridge")
+        assert qmtl(*words, "--out", name).code == 0
+        means.append(package.load(tmp_path / name / "model").target_scale(["more"])[0].item())
+    assert means[0] == pytest.approx(means[1])
+    # A comma may separate decimals or thousands; the option says which.
+    text = "\n".join(["x;w;amount", *(f"{i};1;{i},{i}25" for i in range(1, 9))])
+    for name, mark in (("b", ","), ("c", "."), ("d", "")):
+        (tmp_path / f"{name}.csv").write_text(text.replace(",", mark))
+    for decimal, same in ((",", "c.csv"), (".", "d.csv")):
+        expected = qmtl.good("evaluate", "run", same, "--decimal", ".").splitlines()
+        found = qmtl.good("evaluate", "run", "b.csv", "--decimal", decimal).splitlines()
+        assert found[1:] == expected[1:]
 
 
 def test_labels_of_another_table_are_read_as_in_training(qmtl, tmp_path):
