@@ -48,6 +48,17 @@ def test_same_seed_twice_and_the_callers_random_numbers():
     assert other.history != first.history
 
 
+def test_class_weights_that_the_model_lacks():
+    data = tiny_data().with_class_weights("balanced")
+    with pytest.warns(
+        UserWarning, match=r"in the data have no effect: .* from data\.tasks"
+    ) as told:
+        _fit(data, tiny_model(tiny_data()), max_epochs=1)
+    assert {warning.filename for warning in told} == {__file__}
+    expected = _fit(tiny_data(), max_epochs=1).history
+    assert _fit(data, max_epochs=1).history != expected
+
+
 def test_the_result():
     data = tiny_data()
     result = _fit(data, max_epochs=3)
