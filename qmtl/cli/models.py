@@ -55,8 +55,9 @@ def adapt(
     task = label_task(labels, table, name, kind or None)
     model = opened.load_model()
     targets, weights = labels_in(labels, table, [task], opened)
-    options = {"sample_weight": weights, "methods": method or METHODS, "seed": seed}
-    larger = model.adapt(task, (inputs, targets[name]), **options)
+    larger = model.adapt(
+        task, (inputs, targets[name]), sample_weight=weights, methods=method or METHODS, seed=seed
+    )
     note = larger.head.notes[name]
     folder = new_folder(opened.recipe, out)
     write_derived(folder, [opened], larger, {"adapted": larger.head.notes})

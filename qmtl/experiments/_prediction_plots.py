@@ -7,7 +7,7 @@ import numpy as np
 from torch import Tensor
 
 from qmtl.data import as_samples
-from qmtl.errors import InvalidInputError, check_type
+from qmtl.errors import InvalidInputError, check_rows, check_type
 from qmtl.plotting import COLOURS, axes_or_new, legend_below, line_look, plain
 from qmtl.tasks import MISSING, Task
 from qmtl.training import class_labels
@@ -184,14 +184,11 @@ def plot_regression(
     return ax
 
 
-def plot_measured(rows: Sequence[Mapping[str, Any]], ax: "Axes") -> "Axes":
+def plot_measured(rows: Sequence[Mapping[str, Any]], ax: "Axes | None" = None) -> "Axes":
     """Plot measured values against those predicted under noise, with standard errors.
 
     The rows have the keys ``task``, ``measured``, ``predicted`` and ``standard_error`` (which may
     be None), as in the table of a hardware run. Tasks after the twelfth share one style.
-
-    Raises:
-        InvalidInputError: if there is no row.
 
     Example:
         >>> from matplotlib.figure import Figure
@@ -199,8 +196,8 @@ def plot_measured(rows: Sequence[Mapping[str, Any]], ax: "Axes") -> "Axes":
         >>> plot_measured([row], Figure().subplots()).get_xlabel()
         'predicted ⟨Z⟩ or probability'
     """
-    if not rows:
-        raise InvalidInputError("nothing to draw: no measured value")
+    check_rows("rows", rows, Mapping)
+    ax = axes_or_new(ax)
     tasks = list(dict.fromkeys(row["task"] for row in rows))
     named, others = tasks[:MOST_CURVES], tasks[MOST_CURVES:]
     groups = {name: {name} for name in named} | ({"other tasks": set(others)} if others else {})

@@ -2,6 +2,7 @@
 
 import functools
 import math
+import runpy
 import signal
 
 import numpy as np
@@ -57,6 +58,13 @@ def test_class_weights_that_the_model_lacks():
     assert {warning.filename for warning in told} == {__file__}
     expected = _fit(tiny_data(), max_epochs=1).history
     assert _fit(data, max_epochs=1).history != expected
+
+
+def test_a_rank_that_is_no_number(monkeypatch):
+    # In a new process, the file runs before Lightning is imported, which reads this.
+    monkeypatch.setenv("LOCAL_RANK", "x")
+    with pytest.raises(InvalidInputError, match=r"variable LOCAL_RANK, .* number, got 'x'; unset"):
+        runpy.run_path(qmtl.training.__file__)
 
 
 def test_the_result():
