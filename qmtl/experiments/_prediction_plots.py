@@ -23,6 +23,7 @@ TITLE = 24
 # Most curves that can be distinguished.
 MOST_CURVES = 12
 MOST_POINTS = 2000
+RATES = (0, 0.25, 0.5, 0.75, 1)
 
 
 def plot_confusion(task: Task, predictions: Any, targets: Any, ax: "Axes | None" = None) -> "Axes":
@@ -104,6 +105,8 @@ def plot_roc(task: Task, predictions: Any, targets: Any, ax: "Axes | None" = Non
         ax.plot(false, true, label=label, **line_look(number) | {"marker": ""})
     ax.plot([0, 1], [0, 1], color="0.5", linewidth=0.8, linestyle=":")
     ax.set_aspect("equal")
+    # With ticks that depend on the size, the layout would have to be computed twice.
+    ax.set(xticks=RATES, yticks=RATES)
     ax.set(xlabel="false positive rate", ylabel="true positive rate")
     ax.set_title(f"{plain(task.name, TITLE)}: ROC", fontsize=10)
     if task.kind == "binary":

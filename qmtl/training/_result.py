@@ -210,7 +210,7 @@ def _lines(
         raise InvalidInputError(
             f"nothing to draw: the history has no {split} {metric}"
             + ("" if tasks is None else f" of {list(tasks)}")
-            + f"; it has {', '.join(known) or 'no rows'}"
+            + f"; it has {', '.join(known)}"
         )
     return lines
 
