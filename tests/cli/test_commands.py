@@ -523,6 +523,10 @@ def test_a_narrow_terminal_cuts_no_text_off(qmtl, run, monkeypatch):
     narrow = re.sub(r"\x1b\[[\d;]*m", "", qmtl.good("runs", run))
     assert max(map(len, narrow.splitlines())) <= 40
     assert sorted("".join(narrow.split())) == sorted("".join(wide.split()))
+    assert re.search(r"^state +finished +$", narrow, re.MULTILINE)
+    metrics = re.sub(r"\x1b\[[\d;]*m", "", qmtl.good("evaluate", run))
+    assert max(map(len, metrics.splitlines()[1:])) <= 40
+    assert re.search(r"│parity *│accuracy *│", metrics)
 
 
 def test_a_resumed_run_counts_the_time_of_all_sessions(qmtl, run, monkeypatch):
