@@ -23,7 +23,7 @@ TITLE = 24
 # Most curves that can be distinguished.
 MOST_CURVES = 12
 MOST_POINTS = 2000
-RATES = (0, 0.25, 0.5, 0.75, 1)
+RATES = (0, 0.5, 1)
 
 
 def plot_confusion(task: Task, predictions: Any, targets: Any, ax: "Axes | None" = None) -> "Axes":
