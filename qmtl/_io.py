@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 # Width of a table whose lines are not broken.
 UNBROKEN = 10_000
+# A terminal with fewer columns is too narrow for tables of several columns.
+NARROW = 60
 
 
 @contextmanager
@@ -162,19 +164,37 @@ def print_table(
     title: str | None = None,
     caption: str | None = None,
 ) -> None:
-    """Print a plain table; columns of numbers are right-aligned."""
+    """Print a plain table; columns of numbers are right-aligned.
+
+    A narrow terminal that the table does not fit shows a line per cell.
+    """
+    from rich.measure import Measurement
     from rich.table import Table
 
-    table = Table(title=title, caption=caption, box=None, padding=(0, 2, 0, 0))
-    table.title_justify = table.caption_justify = "left"
+    def empty(**options: Any) -> Table:
+        made = Table(title=title, caption=caption, box=None, padding=(0, 2, 0, 0), **options)
+        made.title_justify = made.caption_justify = "left"
+        return made
+
+    shown, names, table = console(), list(columns), empty()
     cells = [[str(cell) for cell in row] for row in rows]
-    for number, name in enumerate(columns):
+    for number, name in enumerate(names):
         numeric = bool(cells) and all(_is_number(row[number]) for row in cells)
         # Fold text in a narrow terminal: a path or a command must stay complete.
         table.add_column(name, justify="right" if numeric else "left", overflow="fold")
     for row in cells:
         table.add_row(*row)
-    console().print(table)
+    wide = Measurement.get(shown, shown.options.update(width=UNBROKEN), table).maximum
+    if shown.width < min(wide, NARROW):
+        table = empty(show_header=False)
+        table.add_column(no_wrap=True)
+        table.add_column(overflow="fold")
+        for number, row in enumerate(cells):
+            if number:
+                table.add_row()
+            for name, cell in zip(names, row, strict=True):
+                table.add_row(name, cell)
+    shown.print(table)
 
 
 def _is_number(text: str) -> bool:

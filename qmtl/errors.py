@@ -3,7 +3,7 @@
 import difflib
 import operator
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from numbers import Real
 from pathlib import Path
 from typing import SupportsIndex
@@ -167,6 +167,23 @@ def check_type(name: str, value: object, kind: type, hint: str = "") -> None:
         raise InvalidInputError(
             f"{name} must be a {kind.__name__}, got {type(value).__name__}{hint}"
         )
+
+
+def check_rows(name: str, values: object, kind: type) -> None:
+    """Raise `InvalidInputError` unless an argument is a sequence, not empty, of one type.
+
+    Example:
+        >>> check_rows("costs", [1, "x"], int)
+        Traceback (most recent call last):
+        qmtl.errors.InvalidInputError: costs must be one or more int in a sequence, got list of str
+    """
+    got = type(values).__name__
+    if isinstance(values, Sequence) and not isinstance(values, str):
+        wrong = next((type(value).__name__ for value in values if not isinstance(value, kind)), "")
+        if values and not wrong:
+            return
+        got = f"{got} of {wrong}" if wrong else f"an empty {got}"
+    raise InvalidInputError(f"{name} must be one or more {kind.__name__} in a sequence, got {got}")
 
 
 def as_path(value: object, name: str = "path") -> Path:

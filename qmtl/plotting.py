@@ -201,12 +201,7 @@ def save_figure(figure: "Figure", path: str | Path) -> None:
         raise InvalidInputError(f"a figure is saved as .png, .svg or .pdf, got {path}")
     # A date would make equal plots different files.
     date = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind)
-    content = io.BytesIO()
-    # Some settings only apply when a figure is written, such as SVG text that stays text.
-    with style():
-        _settle(figure)
-        figure.savefig(content, format=kind, metadata=date)
-    write_bytes(path, content.getvalue())
+    write_bytes(path, _saved(figure, format=kind, metadata=date))
 
 
 def inline_svg(figure: "Figure", label: str) -> Markup:
@@ -214,13 +209,11 @@ def inline_svg(figure: "Figure", label: str) -> Markup:
 
     The figure is drawn within `style`; the label describes it to those who cannot see it.
     """
-    content = io.StringIO()
-    with style(), warnings.catch_warnings():
+    with warnings.catch_warnings():
         # The page's fonts draw the text, and have more characters than matplotlib's.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        _settle(figure)
-        figure.savefig(content, format="svg", transparent=True, metadata={"Date": None})
-    text = content.getvalue()
+        options: dict[str, Any] = {"transparent": True, "metadata": {"Date": None}}
+        text = _saved(figure, format="svg", **options).decode()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>\s*", "", text, count=1, flags=re.DOTALL)
     used = set(re.findall(r'(?:href="#|url\(#)([^")]+)', text))
@@ -230,11 +223,22 @@ def inline_svg(figure: "Figure", label: str) -> Markup:
     return Markup(text.replace("<svg", f'<svg role="img" aria-label="{escape(label)}"', 1))
 
 
-def _settle(figure: "Figure") -> None:
-    """Repeat the layout until it is stable: the first pass may change the ticks."""
-    engine = figure.get_layout_engine()
-    if engine is not None:
-        engine.execute(figure)
+def _saved(figure: "Figure", **options: Any) -> bytes:
+    """Return a figure as the content of a file."""
+    # Some settings only apply when a figure is written, such as SVG text that stays text.
+    with style():
+        for _ in range(2):
+            before, content = _ticks(figure), io.BytesIO()
+            figure.savefig(content, **options)
+            # Writing computes the layout; other ticks need another one.
+            if _ticks(figure) == before:
+                break
+    return content.getvalue()
+
+
+def _ticks(figure: "Figure") -> list[list[float]]:
+    axes = [axis for ax in figure.axes for axis in (ax.xaxis, ax.yaxis)]
+    return [list(axis.get_majorticklocs()) for axis in axes]
 
 
 def _for_page(tag: str, used: set[str], own: str) -> str:

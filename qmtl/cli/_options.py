@@ -55,6 +55,7 @@ SeedOption = Annotated[
 Delimiter = Annotated[
     str | None, Option(help="Character between cells, \\\\t for a tab; detected by default.")
 ]
+Decimal = Annotated[str | None, Option(help="Decimal mark, . or , [detected]")]
 
 
 def with_seed(overrides: list[str] | None, seed: int | None) -> list[str]:
@@ -121,11 +122,18 @@ def table_options(run: "Run") -> dict[str, Any]:
     }
 
 
-def targets_in(labels: "LabelTable", table: Path, tasks: Sequence["Task"]) -> dict[str, "Tensor"]:
-    """Return the targets of the tasks whose labels a table has; warn of tasks that it lacks."""
+def labels_in(
+    labels: "LabelTable", table: Path, tasks: Sequence["Task"], run: "Run"
+) -> tuple[dict[str, "Tensor"], "Tensor | None"]:
+    """Return the targets of the tasks whose labels a table has, and the weights of its rows.
+
+    Warn of tasks, or of the run's column of weights, that the table lacks.
+    """
+    weights = getattr(run.recipe.data, "weights", None)
     lacking = listed(repr(task.name) for task in tasks if task.name not in labels.names)
     try:
         found = {t.name: labels.targets(t) for t in tasks if t.name in labels.names}
+        row_weights = labels.weights(weights) if weights in labels.names else None
     except InvalidInputError as error:
         raise InvalidInputError(f"{table}: {error}") from None
     if not found:
@@ -134,7 +142,12 @@ def targets_in(labels: "LabelTable", table: Path, tasks: Sequence["Task"]) -> di
         )
     if lacking:
         print(f"warning: {table}: the header lacks the targets {lacking}", file=sys.stderr)
-    return found
+    if weights is not None and row_weights is None:
+        print(
+            f"warning: {table}: the header lacks the run's weights {weights!r}: rows count equally",
+            file=sys.stderr,
+        )
+    return found, row_weights
 
 
 def read_inputs(

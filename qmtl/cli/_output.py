@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qmtl._html import number
-from qmtl._io import console, print_table, write_text
+from qmtl._io import NARROW, console, print_table, write_text
 from qmtl.errors import InvalidInputError
 
 if TYPE_CHECKING:
@@ -92,7 +92,9 @@ def show_metrics(
 
     from qmtl.training import LOWER_IS_BETTER
 
-    table = Table(title=title, title_justify="left")
+    shown = console()
+    padding = 0 if shown.width < NARROW else 1
+    table = Table(title=title, title_justify="left", padding=(0, padding))
     table.add_column("task", overflow="fold")
     table.add_column("metric", overflow="fold")
     for name in (own, *others):
@@ -105,7 +107,7 @@ def show_metrics(
             cells = [number(other[task].get(metric)) for other in others.values()]
             table.add_row(task, metric + arrow, number(value), *cells)
         table.add_section()
-    console().print(table)
+    shown.print(table)
 
 
 def show_run(run: "Run") -> None:

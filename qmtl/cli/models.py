@@ -7,6 +7,7 @@ from typer import Option
 
 from qmtl._io import print_table
 from qmtl.cli._options import (
+    Decimal,
     Delimiter,
     Overrides,
     RunDirectory,
@@ -14,6 +15,7 @@ from qmtl.cli._options import (
     complete_head,
     complete_recipe,
     label_task,
+    labels_in,
     path_argument,
     path_option,
     read_inputs,
@@ -34,6 +36,7 @@ def adapt(
     ] = None,
     seed: Annotated[int, Option(min=0, help="Seed of folds and initial weights.")] = 0,
     delimiter: Delimiter = None,
+    decimal: Decimal = None,
 ) -> None:
     """Add a task to a trained model, in a new run directory, without changing other tasks.
 
@@ -47,11 +50,14 @@ def adapt(
     name, _, kind = target.partition("=")
     if not name:
         raise InvalidInputError(f"--target: expected NAME or NAME=KIND, got {target!r}")
-    inputs, _ = read_inputs(opened, table, delimiter, labels=[name])
-    labels = LabelTable(table, delimiter, **table_options(opened))
+    inputs, _ = read_inputs(opened, table, delimiter, labels=[name], decimal=decimal)
+    labels = LabelTable(table, delimiter, decimal=decimal, **table_options(opened))
     task = label_task(labels, table, name, kind or None)
     model = opened.load_model()
-    larger = model.adapt(task, (inputs, labels.targets(task)), methods=method or METHODS, seed=seed)
+    targets, weights = labels_in(labels, table, [task], opened)
+    larger = model.adapt(
+        task, (inputs, targets[name]), sample_weight=weights, methods=method or METHODS, seed=seed
+    )
     note = larger.head.notes[name]
     folder = new_folder(opened.recipe, out)
     write_derived(folder, [opened], larger, {"adapted": larger.head.notes})

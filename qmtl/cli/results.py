@@ -11,14 +11,15 @@ from typer import Option
 
 from qmtl._io import print_table
 from qmtl.cli._options import (
+    Decimal,
     Delimiter,
     RunDirectory,
     Split,
+    labels_in,
     path_argument,
     path_option,
     read_inputs,
     table_options,
-    targets_in,
 )
 from qmtl.cli._output import check_out, make_folder, show_metrics, write_out
 from qmtl.errors import InvalidInputError, RunDirectoryError, near_paths
@@ -109,10 +110,12 @@ def evaluate(
     low: Annotated[float | None, Option(help="Lower limit of attacked inputs.")] = None,
     high: Annotated[float | None, Option(help="Upper limit of attacked inputs.")] = None,
     delimiter: Delimiter = None,
+    decimal: Decimal = None,
 ) -> None:
     """Evaluate a run's model on a split of its data or on another table, also under an attack.
 
-    A table needs labels of one task at least, and may lack some. Its rows count equally.
+    A table needs labels of one task at least, and may lack some. Its rows count by the column that
+    the recipe names as weights, or equally.
 
     Examples of use:
 
@@ -132,8 +135,9 @@ def evaluate(
     chosen = _attack(attack, {k: v for k, v in given.items() if v is not None})
     if table is not None and split is not None:
         raise InvalidInputError("--split is one of the run's own data; leave it out with a table")
-    if table is None and delimiter is not None:
-        raise InvalidInputError("--delimiter needs a table")
+    for name, value in (("delimiter", delimiter), ("decimal", decimal)):
+        if table is None and value is not None:
+            raise InvalidInputError(f"--{name} needs a table")
     opened = Run.read(run)
     others: dict[str, Any]
     if table is None:
@@ -143,14 +147,17 @@ def evaluate(
         others = {"baseline": baseline_metrics(data, rows)}
         inputs = rows.inputs
     else:
-        inputs, _ = read_inputs(opened, table, delimiter)
+        inputs, _ = read_inputs(opened, table, delimiter, decimal=decimal)
         # The run may have no metrics of a task that was added to it.
         others = {"test split": defaultdict(dict, opened.results["metrics"]["test"])}
     # An attack evaluates the model many times, so loading compiled kernels saves time.
     model = opened.load_model(len(inputs) if chosen is None else None)
     if table is not None:
-        labels = LabelTable(table, delimiter, **table_options(opened))
-        rows = Rows(inputs, targets_in(labels, table, model.tasks))
+        labels = LabelTable(table, delimiter, decimal=decimal, **table_options(opened))
+        targets, weights = labels_in(labels, table, model.tasks, opened)
+        rows = Rows(inputs, targets, sample_weight=weights)
+        if weights is not None:
+            rows = rows.take(weights > 0)
     if chosen is not None:
         name = f"{chosen.attack} {chosen.epsilon:g}"
         others = {name: metrics_of(model, rows, attack=chosen), **others}
@@ -225,7 +232,7 @@ def predict(
     table: Annotated[Path, path_argument("CSV with the run's input columns.")],
     out: Annotated[Path | None, path_option("CSV to write; standard output by default.")] = None,
     delimiter: Delimiter = None,
-    decimal: Annotated[str | None, Option(help="Decimal mark, . or , [detected]")] = None,
+    decimal: Decimal = None,
 ) -> None:
     """Predict every task for the rows of a CSV file.
 

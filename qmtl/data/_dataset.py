@@ -1,7 +1,7 @@
 """`MultiTaskData`: inputs and one target per task, in three splits; `DataSection`."""
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, Literal
 
@@ -204,6 +204,44 @@ class MultiTaskData:
             parts[part] = replace(split, targets=targets).take(kept)
         return replace(self, tasks=chosen, **parts)  # type: ignore[arg-type]
 
+    def with_class_weights(
+        self, weights: str | Mapping[str, str | Sequence[float]] = "balanced"
+    ) -> "MultiTaskData":
+        """Return the same data whose tasks weigh their classes in the loss.
+
+        Make the head from the tasks of the result, since the model's tasks compute the losses.
+
+        Args:
+            weights: task → its weights, as `qmtl.Task` takes them, or ``"balanced"``: inversely
+                proportional to the number of training labels of each class (in a multilabel task,
+                they apply to each label's positives). ``"balanced"`` alone is for all
+                classification tasks.
+
+        Raises:
+            InvalidInputError: a name is unknown, or weights do not fit their task.
+
+        Example:
+            >>> from qmtl.data import from_arrays
+            >>> data = from_arrays(torch.zeros(40, 2), {"rare": [0, 0, 0, 1] * 10})
+            >>> data.with_class_weights("balanced").task("rare").class_weights
+            (0.6666666666666666, 2.0)
+        """
+        if isinstance(weights, str) and weights == "balanced":
+            weights = {task.name: "balanced" for task in self.tasks if task.is_classification}
+        if not isinstance(weights, Mapping):
+            raise InvalidInputError(
+                f"class_weights: expected 'balanced' or a dict from task to weights, got "
+                f"{weights!r}"
+            )
+        tasks = {task.name: task for task in self.tasks}
+        for name, own in weights.items():
+            if name not in tasks:
+                raise unknown_name("task in class_weights:", name, tasks)
+            balanced = isinstance(own, str) and own == "balanced"
+            found: Any = _balanced(tasks[name], self.train) if balanced else own
+            tasks[name] = replace(tasks[name], class_weights=found)
+        return replace(self, tasks=tuple(tasks.values()))
+
     def __repr__(self) -> str:
         sizes = ", ".join(f"{name}={len(split)}" for name, split in self.splits.items())
         tasks = ", ".join(f"{task.name} ({task.kind})" for task in self.tasks)
@@ -218,10 +256,7 @@ class DataSection(Section):
         source: name of the data set; each subclass has its own.
         tasks: names of the tasks to keep, in this order; None for all.
         seed: seed of the splits.
-        class_weights: task → its weights in the loss, as `qmtl.Task` takes them, or ``balanced``:
-            weights inversely proportional to the number of training labels of each class (in a
-            multilabel task, they apply to each label's positives). ``class_weights = "balanced"``
-            applies to all classification tasks.
+        class_weights: see `MultiTaskData.with_class_weights`.
         metrics: a table from task to the names of its metrics, the main one first.
     """
 
@@ -256,6 +291,22 @@ def take_splits(rows: Split, indices: Indices) -> tuple[Split, Split, Split]:
     """Return the rows of the train, validation and test split."""
     train, validation, test = (rows.take(part) for part in indices)
     return train, validation, test
+
+
+def _balanced(task: Task, rows: Split) -> tuple[float, ...]:
+    """Return weights that give every class the same share of the loss; 1 for an empty class."""
+    targets = rows.targets[task.name]
+    weights = torch.ones(len(rows)) if rows.sample_weight is None else rows.sample_weight
+    if task.kind == "multilabel":
+        pairs = [(weights[c == 0].sum(), weights[c == 1].sum()) for c in targets.T]
+        return tuple(float(no / yes) if no * yes > 0 else 1.0 for no, yes in pairs)
+    if not task.is_classification:
+        raise InvalidInputError(
+            f"class_weights: task {task.name!r} is {task.kind} and has no classes"
+        )
+    classes = range(max(2, task.n_outputs))
+    counts = [float(weights[targets == label].sum()) for label in classes]
+    return tuple(sum(counts) / (len(counts) * n) if n else 1.0 for n in counts)
 
 
 def _check_split(name: str, split: Split, tasks: tuple[Task, ...]) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from qmtl.data._cells import (
     Cells,
+    cell_error,
     cell_numbers,
     checked_numbers,
     is_number_type,
@@ -36,6 +37,7 @@ class LabelTable:
     Args:
         path: the file.
         delimiter: character between cells; None detects it.
+        decimal: decimal mark; None detects it.
         usual_decimal, usual_encoding, na_values: see `read_table`.
 
     Raises:
@@ -57,12 +59,13 @@ class LabelTable:
         path: str | PathLike[str],
         delimiter: str | None = None,
         *,
+        decimal: str | None = None,
         usual_decimal: str | None = None,
         usual_encoding: str | None = None,
         na_values: Any = (),
     ) -> None:
         usual = {"usual_decimal": usual_decimal, "usual_encoding": usual_encoding}
-        file = TextTable(path, delimiter, na_values=na_values, **usual)
+        file = TextTable(path, delimiter, decimal, na_values=na_values, **usual)
         self.names = tuple(file.header)
         self._decimal = file.decimal
         self._frame = file.frame(file.header)
@@ -86,6 +89,23 @@ class LabelTable:
     def targets(self, task: Task) -> Tensor:
         """Return the canonical targets of the task's column, see `Task.to_targets`."""
         return read_labels(self._frame, (task.name,), task, self._decimal)[1]
+
+    def weights(self, name: str) -> Tensor:
+        """Return a column as weights of the rows, float64 (N,), 0 for rows that do not count."""
+        return torch.from_numpy(read_weights(self._frame, name, self._decimal))
+
+
+def read_weights(table: "pd.DataFrame", name: str, decimal: str | None) -> np.ndarray:
+    """Return the column of a table that holds the weights of its rows."""
+    if name not in table.columns:
+        raise unknown_name("weights:", name, table.columns)
+    weights = cell_numbers(table[name], decimal)
+    bad = ~(weights >= 0)
+    if bad.any():
+        raise cell_error(table[name], int(bad.argmax()), "a weight of at least 0")
+    if not weights.any():
+        raise InvalidInputError(f"weights: column '{name}' is zero everywhere: no row is left")
+    return weights
 
 
 def read_labels(

@@ -12,12 +12,12 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from torch import Tensor
 
 from qmtl._sections import Fractions, RecipePath, explain
-from qmtl.data._cells import cell_error, cell_numbers, with_plain_rows
+from qmtl.data._cells import cell_error, with_plain_rows
 from qmtl.data._csv import TextTable, column_names, is_nameless, local_path
 from qmtl.data._dataset import DataSection, MultiTaskData, Split
 from qmtl.data._learn import learn_columns
 from qmtl.data._splits import SPLITS, among_kept, check_count, choose_rows, label_codes
-from qmtl.data._table_labels import Targets, Wanted, read_labels, wanted_columns
+from qmtl.data._table_labels import Targets, Wanted, read_labels, read_weights, wanted_columns
 from qmtl.errors import InvalidInputError, unknown_name
 from qmtl.tasks import Task, check_tasks, check_varied
 
@@ -296,7 +296,7 @@ def _data(
     decimal: str | None,
     options: _Options,
 ) -> MultiTaskData:
-    weights = _weights(table, options.weights, decimal)
+    weights = None if options.weights is None else read_weights(table, options.weights, decimal)
     kept = np.ones(len(table), bool) if weights is None else weights > 0
     splits = among_kept(options.splits, numbers, kept)
     if weights is not None and not kept.all():
@@ -392,17 +392,3 @@ def _given_splits(column: "pd.Series") -> dict[str, np.ndarray]:
     if None in words:
         raise cell_error(column, words.index(None), "train, validation or test")
     return {name: np.flatnonzero(np.array(words) == name) for name in SPLITS}
-
-
-def _weights(table: "pd.DataFrame", name: str | None, decimal: str | None) -> np.ndarray | None:
-    if name is None:
-        return None
-    if name not in table.columns:
-        raise unknown_name("weights:", name, table.columns)
-    weights = cell_numbers(table[name], decimal)
-    bad = ~(weights >= 0)
-    if bad.any():
-        raise cell_error(table[name], int(bad.argmax()), "a weight of at least 0")
-    if not weights.any():
-        raise InvalidInputError(f"weights: column '{name}' is zero everywhere: no row is left")
-    return weights

@@ -10,11 +10,12 @@ from rich.console import Console
 
 from qmtl._html import listed, rendered
 from qmtl._io import as_csv, write_text
+from qmtl.errors import check_type, unknown_name
 from qmtl.experiments._bench_summary import REFERENCE, UNSCALED, BenchSummary, HeadScores
 from qmtl.experiments._build import head_look
 from qmtl.experiments._recipe import SINGLE_TASK, Recipe
 from qmtl.experiments._statistics import estimate, holm
-from qmtl.plotting import count_axis, panels, plain, save_figure
+from qmtl.plotting import axes_or_new, count_axis, panels, plain, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -252,11 +253,13 @@ def seeds_csv(summary: BenchSummary) -> str:
     )
 
 
-def plot_score_against_parameters(summary: BenchSummary, ax: "Axes") -> "Axes":
+def plot_score_against_parameters(summary: BenchSummary, ax: "Axes | None" = None) -> "Axes":
     """Plot mean test scores against trained head parameters, with 95% intervals.
 
     Heads with the same number of parameters are drawn side by side.
     """
+    check_type("summary", summary, BenchSummary)
+    ax = axes_or_new(ax)
     drawn: list[int] = []
     for scores in summary.heads:
         mean, count = estimate(scores.means()), scores.some.head_parameters
@@ -280,11 +283,16 @@ def plot_score_against_parameters(summary: BenchSummary, ax: "Axes") -> "Axes":
     return ax
 
 
-def plot_forest(summary: BenchSummary, task: str | None, ax: "Axes") -> "Axes":
+def plot_forest(summary: BenchSummary, task: str | None, ax: "Axes | None" = None) -> "Axes":
     """Plot each head's difference from the reference, with 95% intervals, paired by seed.
 
     With `task` None, the differences are those of the mean over tasks.
     """
+    check_type("summary", summary, BenchSummary)
+    tasks = summary.heads[0].some.main_metrics
+    if task not in (None, *tasks):
+        raise unknown_name("task", str(task), tasks)
+    ax = axes_or_new(ax)
     if task is None:
         tests = {head: comparison.test for head, comparison in summary.compare().items()}
     else:

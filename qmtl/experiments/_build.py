@@ -4,12 +4,10 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-import torch
-
 from qmtl.circuit import HeadCircuit
-from qmtl.data import MultiTaskData, Split
+from qmtl.data import MultiTaskData
 from qmtl.encoders import EncoderInputs
-from qmtl.errors import InvalidInputError, RecipeError, unknown_name
+from qmtl.errors import RecipeError, unknown_name
 from qmtl.experiments._recipe import SINGLE_TASK, Recipe, TrainingSection
 from qmtl.heads import HEAD_TYPES, HeadOptions, HeadType, build_head, task_columns
 from qmtl.model import MultiTaskModel
@@ -36,21 +34,14 @@ def build_data(recipe: Recipe) -> MultiTaskData:
         64
     """
     data = recipe.data.load()
-    weights, metrics = recipe.data.class_weights or {}, recipe.data.metrics or {}
-    changes: dict[str, dict[str, Any]] = {task.name: {} for task in data.tasks}
-    if weights == "balanced":
-        weights = {task.name: weights for task in data.tasks if task.is_classification}
-    for key, given in (("class_weights", weights), ("metrics", metrics)):
-        for name in given:
-            if name not in changes:
-                raise unknown_name(f"task in data.{key}:", name, changes)
-    for name, own in weights.items():
-        found = _balanced(data.task(name), data.train) if own == "balanced" else own
-        changes[name]["class_weights"] = found
-    for name, chosen in metrics.items():
-        changes[name]["metric_names"] = tuple(chosen)
-    tasks = tuple(dataclasses.replace(task, **changes[task.name]) for task in data.tasks)
-    return in_order(recipe, dataclasses.replace(data, tasks=tasks))
+    if recipe.data.class_weights is not None:
+        data = data.with_class_weights(recipe.data.class_weights)
+    tasks = {task.name: task for task in data.tasks}
+    for name, chosen in (recipe.data.metrics or {}).items():
+        if name not in tasks:
+            raise unknown_name("task in data.metrics:", name, tasks)
+        tasks[name] = dataclasses.replace(tasks[name], metric_names=tuple(chosen))
+    return in_order(recipe, dataclasses.replace(data, tasks=tuple(tasks.values())))
 
 
 def in_order(recipe: Recipe, data: MultiTaskData) -> MultiTaskData:
@@ -60,22 +51,6 @@ def in_order(recipe: Recipe, data: MultiTaskData) -> MultiTaskData:
     from qmtl.methods import task_order
 
     return data.subset(task_order(data))
-
-
-def _balanced(task: Task, rows: Split) -> tuple[float, ...] | None:
-    """Return weights that give every class the same share of the loss; 1 for an empty class."""
-    targets = rows.targets[task.name]
-    weights = torch.ones(len(rows)) if rows.sample_weight is None else rows.sample_weight
-    if task.kind == "multilabel":
-        pairs = [(weights[c == 0].sum(), weights[c == 1].sum()) for c in targets.T]
-        return tuple(float(no / yes) if no * yes > 0 else 1.0 for no, yes in pairs)
-    if not task.is_classification:
-        raise InvalidInputError(
-            f"data.class_weights: task {task.name!r} is {task.kind} and has no classes"
-        )
-    classes = range(max(2, task.n_outputs))
-    counts = [float(weights[targets == label].sum()) for label in classes]
-    return tuple(sum(counts) / (len(counts) * n) if n else 1.0 for n in counts)
 
 
 def build_circuit(recipe: Recipe, tasks: Sequence[Task]) -> HeadCircuit:

@@ -7,7 +7,7 @@ import numpy as np
 from torch import Tensor
 
 from qmtl.data import as_samples
-from qmtl.errors import InvalidInputError, check_type
+from qmtl.errors import InvalidInputError, check_rows, check_type
 from qmtl.plotting import COLOURS, axes_or_new, legend_below, line_look, plain
 from qmtl.tasks import MISSING, Task
 from qmtl.training import class_labels
@@ -23,6 +23,7 @@ TITLE = 24
 # Most curves that can be distinguished.
 MOST_CURVES = 12
 MOST_POINTS = 2000
+RATES = (0, 0.5, 1)
 
 
 def plot_confusion(task: Task, predictions: Any, targets: Any, ax: "Axes | None" = None) -> "Axes":
@@ -104,6 +105,8 @@ def plot_roc(task: Task, predictions: Any, targets: Any, ax: "Axes | None" = Non
         ax.plot(false, true, label=label, **line_look(number) | {"marker": ""})
     ax.plot([0, 1], [0, 1], color="0.5", linewidth=0.8, linestyle=":")
     ax.set_aspect("equal")
+    # With ticks that depend on the size, the layout would have to be computed twice.
+    ax.set(xticks=RATES, yticks=RATES)
     ax.set(xlabel="false positive rate", ylabel="true positive rate")
     ax.set_title(f"{plain(task.name, TITLE)}: ROC", fontsize=10)
     if task.kind == "binary":
@@ -184,14 +187,11 @@ def plot_regression(
     return ax
 
 
-def plot_measured(rows: Sequence[Mapping[str, Any]], ax: "Axes") -> "Axes":
+def plot_measured(rows: Sequence[Mapping[str, Any]], ax: "Axes | None" = None) -> "Axes":
     """Plot measured values against those predicted under noise, with standard errors.
 
     The rows have the keys ``task``, ``measured``, ``predicted`` and ``standard_error`` (which may
     be None), as in the table of a hardware run. Tasks after the twelfth share one style.
-
-    Raises:
-        InvalidInputError: if there is no row.
 
     Example:
         >>> from matplotlib.figure import Figure
@@ -199,8 +199,8 @@ def plot_measured(rows: Sequence[Mapping[str, Any]], ax: "Axes") -> "Axes":
         >>> plot_measured([row], Figure().subplots()).get_xlabel()
         'predicted ⟨Z⟩ or probability'
     """
-    if not rows:
-        raise InvalidInputError("nothing to draw: no measured value")
+    check_rows("rows", rows, Mapping)
+    ax = axes_or_new(ax)
     tasks = list(dict.fromkeys(row["task"] for row in rows))
     named, others = tasks[:MOST_CURVES], tasks[MOST_CURVES:]
     groups = {name: {name} for name in named} | ({"other tasks": set(others)} if others else {})

@@ -15,13 +15,13 @@ from qmtl._html import number
 from qmtl._io import print_table, write_csv, write_json
 from qmtl.circuit import AngleEncoding, HeadCircuit, RotationAnsatz
 from qmtl.data import Split
-from qmtl.errors import InvalidInputError, unknown_name
+from qmtl.errors import InvalidInputError, check_rows, unknown_name
 from qmtl.experiments._recipe import NoiseSection
 from qmtl.experiments._run_folder import Run
 from qmtl.heads import QuantumHead
 from qmtl.model import MultiTaskModel
 from qmtl.noise import DeviceNoise
-from qmtl.plotting import COLOURS, MARKERS, legend_below, panels, plain, save_figure
+from qmtl.plotting import COLOURS, MARKERS, axes_or_new, legend_below, panels, plain, save_figure
 from qmtl.simulators import LightConeSimulator, NoisySimulator, ShotSimulator, Simulator
 from qmtl.tasks import Task
 from qmtl.training import LOWER_IS_BETTER, evaluate
@@ -272,7 +272,9 @@ def _show_run(title: str, tasks: Sequence[Task], found: Sequence[UnderNoise]) ->
     print_table(("task", "metric", *names), rows, title=title, caption=caption)
 
 
-def plot_under_noise(found: Sequence[UnderNoise], task: str, metric: str, ax: "Axes") -> "Axes":
+def plot_under_noise(
+    found: Sequence[UnderNoise], task: str, metric: str, ax: "Axes | None" = None
+) -> "Axes":
     """Plot a task's metric (or ``"deviation"``) against the strength of the noise.
 
     Values of zero-noise extrapolation are drawn at zero.
@@ -283,6 +285,13 @@ def plot_under_noise(found: Sequence[UnderNoise], task: str, metric: str, ax: "A
         >>> plot_under_noise(found, "a", "f1", Figure().subplots()).get_ylabel()
         'f1'
     """
+    check_rows("found", found, UnderNoise)
+    metrics = found[0].metrics
+    if task not in metrics:
+        raise unknown_name("task", task, metrics)
+    if metric not in metrics[task]:
+        raise unknown_name(f"metric of task {task!r}:", metric, metrics[task])
+    ax = axes_or_new(ax)
     plain_ones = sorted((one for one in found if one.method == NONE), key=lambda one: one.scale)
     scales = [one.scale for one in plain_ones]
     values = [one.metrics[task][metric] for one in plain_ones]
@@ -301,7 +310,7 @@ def plot_under_noise(found: Sequence[UnderNoise], task: str, metric: str, ax: "A
     return ax
 
 
-def plot_signal(found: Sequence[HeadRobustness], varied: str, ax: "Axes") -> "Axes":
+def plot_signal(found: Sequence[HeadRobustness], varied: str, ax: "Axes | None" = None) -> "Axes":
     """Plot the share of the signal that remains under noise, for heads that differ in `varied`.
 
     Example:
@@ -310,6 +319,10 @@ def plot_signal(found: Sequence[HeadRobustness], varied: str, ax: "Axes") -> "Ax
         >>> plot_signal(found, "tasks", Figure().subplots()).get_xlabel()
         'tasks'
     """
+    check_rows("found", found, HeadRobustness)
+    if varied not in (names := {one.varied for one in found}):
+        raise unknown_name("varied:", varied, names)
+    ax = axes_or_new(ax)
     own = [one for one in found if one.varied == varied]
     # As texts, the few and uneven values have equal distances on the axis.
     ax.plot([str(one.value) for one in own], [one.signal for one in own], marker="o")

@@ -175,9 +175,17 @@ class Run:
         own = self.columns()
         if own is not None and data.columns is not None and not own.is_close(data.columns):
             sides = column_differences(own, data.columns)
+            left_out = {*own.names} - {*data.columns.names}
+            notes, hint = " ".join(data.notes), ""
+            if left_out and all(f"'{name}'" in notes for name in left_out):
+                # Versions of this package differ in which columns they leave out.
+                hint = (
+                    f"; to keep the inputs of then, write inputs = {json.dumps(own.names)} under "
+                    f"[data] in {self.path / 'recipe.toml'}"
+                )
             raise InvalidInputError(
                 f"the data of the run {self.path} have changed since it was trained: then "
-                f"{sides[0]}; now {sides[1]}"
+                f"{sides[0]}; now {sides[1]}{hint}"
             )
         noted = _labels_noted(self.path)
         if noted not in (None, fingerprint(data, inputs=False)):

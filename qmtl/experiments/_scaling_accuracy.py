@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 
 from qmtl.data import MultiTaskData, Split, chestxray, digits
-from qmtl.errors import InvalidInputError, unknown_name
+from qmtl.errors import InvalidInputError, check_rows, unknown_name
 from qmtl.experiments._build import head_look
 from qmtl.experiments._recipe import recipe_from
 from qmtl.experiments._rivals import train_rival
@@ -28,6 +28,7 @@ from qmtl.experiments._sweep import (
     run_cells,
 )
 from qmtl.heads import HEAD_TYPES, HeadType
+from qmtl.plotting import axes_or_new
 from qmtl.tasks import Task
 
 if TYPE_CHECKING:
@@ -309,16 +310,20 @@ def digit_dichotomies(*, seed: int = 0) -> MultiTaskData:
     )
 
 
-def plot_accuracy(points: Sequence[AccuracyPoint], ax: "Axes") -> "Axes":
+def plot_accuracy(points: Sequence[AccuracyPoint], ax: "Axes | None" = None) -> "Axes":
     """Plot the mean test score over tasks against the number of tasks, with 95% intervals."""
+    check_rows("points", points, AccuracyPoint)
+    ax = axes_or_new(ax)
     _intervals(points, "test", ax)
     ax.set_ylabel(f"test {points[0].metric} × 100, mean over tasks")
     ax.set_title(f"{points[0].data}, {max(p.test.n for p in points)} seeds, 95% intervals")
     return ax
 
 
-def plot_accuracy_difference(points: Sequence[AccuracyPoint], ax: "Axes") -> "Axes":
+def plot_accuracy_difference(points: Sequence[AccuracyPoint], ax: "Axes | None" = None) -> "Axes":
     """Plot the difference from the dense linear head, seed by seed, with 95% intervals."""
+    check_rows("points", points, AccuracyPoint)
+    ax = axes_or_new(ax)
     _intervals([point for point in points if point.head != "linear"], "ahead_of_linear", ax)
     ax.axhline(0, color="0.4", linewidth=1)
     ax.set(ylabel=f"difference from linear ({points[0].metric} × 100)", title="paired by seed")

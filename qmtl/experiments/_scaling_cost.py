@@ -21,11 +21,12 @@ import torch
 from torch import Tensor, nn
 
 from qmtl.circuit import HeadCircuit
-from qmtl.errors import QmtlError, check_integer, unknown_name
+from qmtl.errors import QmtlError, check_integer, check_rows, unknown_name
 from qmtl.experiments._scaling_parameters import by_head, circuit_for, scaling_look, tasks_axis
 from qmtl.experiments._statistics import power_law
 from qmtl.experiments._sweep import Cell
 from qmtl.heads import LocalLinearHead, build_head
+from qmtl.plotting import axes_or_new
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -214,8 +215,10 @@ def _peak() -> float:
     return float(peak if sys.platform == "darwin" else peak * 1024)
 
 
-def plot_step_time(costs: Sequence[StepCost], ax: "Axes") -> "Axes":
+def plot_step_time(costs: Sequence[StepCost], ax: "Axes | None" = None) -> "Axes":
     """Plot median step time against tasks, with the fastest and slowest step as bars."""
+    check_rows("costs", costs, StepCost)
+    ax = axes_or_new(ax)
     for head, own in by_head(costs).items():
         ax.errorbar(
             [c.tasks for c in own],
@@ -235,8 +238,10 @@ def plot_step_time(costs: Sequence[StepCost], ax: "Axes") -> "Axes":
     return ax
 
 
-def plot_memory(costs: Sequence[StepCost], ax: "Axes") -> "Axes":
+def plot_memory(costs: Sequence[StepCost], ax: "Axes | None" = None) -> "Axes":
     """Plot peak memory minus the memory before the head was built; omit less than 1 MB."""
+    check_rows("costs", costs, StepCost)
+    ax = axes_or_new(ax)
     for head, own in by_head(costs).items():
         kept = [c for c in own if c.peak_mb >= LEAST_MB]
         ax.plot(

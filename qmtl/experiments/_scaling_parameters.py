@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from qmtl.circuit import HeadCircuit
-from qmtl.errors import check_integer, unknown_name
+from qmtl.errors import check_integer, check_rows, unknown_name
 from qmtl.experiments._build import head_look
 from qmtl.experiments._statistics import Fit, power_law
 from qmtl.heads import HeadOptions, HeadType, build_head
-from qmtl.plotting import count_axis, legend_below, number_axis
+from qmtl.plotting import axes_or_new, count_axis, legend_below, number_axis
 from qmtl.tasks import Task
 
 if TYPE_CHECKING:
@@ -209,8 +209,12 @@ def fitted_exponents(
     }
 
 
-def plot_parameters(counts: Sequence[HeadCount], rule: str, ax: "Axes") -> "Axes":
+def plot_parameters(counts: Sequence[HeadCount], rule: str, ax: "Axes | None" = None) -> "Axes":
     """Plot head parameters against tasks, log-log, with the crossovers of the quantum head."""
+    check_rows("counts", counts, HeadCount)
+    if rule not in (rules := {count.rule for count in counts}):
+        raise unknown_name("rule:", rule, rules)
+    ax = axes_or_new(ax)
     shown = [count for count in counts if count.rule == rule]
     largest = max(count.tasks for count in shown)
     for head, own in by_head(shown).items():

@@ -27,11 +27,11 @@ from qmtl.circuit import (
     Readout,
     RotationAnsatz,
 )
-from qmtl.errors import InvalidInputError, check_integer, unknown_name
+from qmtl.errors import InvalidInputError, check_integer, check_rows, check_type, unknown_name
 from qmtl.experiments._statistics import Fit, exponential_rate, power_law
 from qmtl.experiments._sweep import Cell, CellStore, Workers, results_of, run_cells
 from qmtl.heads import INITIAL_STD
-from qmtl.plotting import legend_below, line_look, number_axis, panels, save_figure
+from qmtl.plotting import axes_or_new, legend_below, line_look, number_axis, panels, save_figure
 from qmtl.simulators import ANGLE_MAPS, LightConeSimulator
 from qmtl.tasks import Task
 
@@ -399,7 +399,7 @@ def _figure(found: Sequence[GradientVariance], shown: Sequence[Panel]) -> "Figur
 
 def plot_variance(
     found: Sequence[GradientVariance],
-    ax: "Axes",
+    ax: "Axes | None" = None,
     *,
     against: Callable[[GradientVariance], int],
     xlabel: str,
@@ -409,11 +409,14 @@ def plot_variance(
 
     Args:
         found: variances of one weight that differ in readout and in one number.
-        ax: axes to draw on.
+        ax: axes to draw on; None for those of a new figure.
         against: function that returns that number.
         xlabel: name of that number; for ``wires n``, the axis is linear.
         title: title of the axes.
     """
+    check_rows("found", found, GradientVariance)
+    check_type("against", against, Callable)  # type: ignore[arg-type]
+    ax = axes_or_new(ax)
     for number, (readout, label) in enumerate(READOUTS.items()):
         own = [one for one in found if one.case.readout == readout and one.variance > 0]
         if not own:

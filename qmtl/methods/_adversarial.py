@@ -19,6 +19,8 @@ from qmtl.tasks import Task, chosen_tasks, task_layout
 
 # The total length of PGD's steps in units of the radius: enough to cross the ball and return.
 REACH = 2.5
+# Squares of larger inputs overflow in single precision.
+LARGEST = 1e18
 
 
 class Attack(Section):
@@ -49,12 +51,12 @@ class Attack(Section):
     """
 
     attack: Literal["fgsm", "pgd"] = "pgd"
-    epsilon: float = Field(0.03, ge=0, allow_inf_nan=False)
+    epsilon: float = Field(0.03, ge=0, le=LARGEST)
     steps: int = Field(5, ge=1)
-    step_size: float | None = Field(None, gt=0, allow_inf_nan=False)
+    step_size: float | None = Field(None, gt=0, le=LARGEST)
     norm: Literal["linf", "l2"] = "linf"
-    low: float | None = Field(None, allow_inf_nan=False)
-    high: float | None = Field(None, allow_inf_nan=False)
+    low: float | None = Field(None, ge=-LARGEST, le=LARGEST)
+    high: float | None = Field(None, ge=-LARGEST, le=LARGEST)
     tasks: Annotated[list[str], Field(min_length=1)] | None = None
 
     @model_validator(mode="after")

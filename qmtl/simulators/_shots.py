@@ -94,6 +94,8 @@ class ShotSimulator(Simulator):
         given: list[Any] = [shots, seed]
         shots, seed = (int(v) if isinstance(v, np.integer) else v for v in given)
         self.shots = check_integer("shots", shots)
+        if shots >= 2**63:  # NumPy counts in 64 bits
+            raise InvalidInputError(f"shots must be less than 2**63, got {shots}")
         self.seed = None if seed is None else check_integer("seed", seed, 0)
         self._random = None if seed is None else np.random.default_rng(self.seed)
 

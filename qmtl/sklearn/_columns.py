@@ -20,12 +20,14 @@ class Layout:
     """The form of a target: 1-D (``flat``), 2-D (``table``) or a DataFrame (``frame``).
 
     Names are those of the tasks: the DataFrame's columns, or ``y0``, ``y1``, …; labels are the
-    DataFrame's original column labels, or the Series's.
+    DataFrame's original column labels, or the Series's. `categorical` are the names of columns with
+    pandas' categorical type.
     """
 
     form: str
     names: tuple[str, ...]
     labels: tuple[Any, ...] = ()
+    categorical: frozenset[str] = frozenset()
 
     @property
     def called(self) -> tuple[str, ...]:
@@ -209,7 +211,10 @@ def read_target(y: Any) -> tuple[Layout, list[np.ndarray]]:
         names = tuple(str(label) for label in labels)
         if len(set(names)) < len(names):
             raise InvalidInputError(f"y: the columns must have different names, got {list(names)}")
-        layout = Layout("frame", names, labels)
+        typed = frozenset(
+            n for n, dtype in zip(names, y.dtypes, strict=True) if dtype == "category"
+        )
+        layout = Layout("frame", names, labels, typed)
         columns = [_plain(y.iloc[:, i].to_numpy()) for i in range(len(names))]
     else:
         array = _as_array(y)
@@ -221,7 +226,8 @@ def read_target(y: Any) -> tuple[Layout, list[np.ndarray]]:
         names = tuple(f"y{i}" for i in range(len(columns)))
         label = getattr(y, "name", None) if hasattr(y, "iloc") else None
         form = "flat" if array.ndim == 1 else "table"
-        layout = Layout(form, names, () if label is None else (label,))
+        typed = frozenset(names if str(getattr(y, "dtype", "")) == "category" else ())
+        layout = Layout(form, names, () if label is None else (label,), typed)
     if not columns:
         raise InvalidInputError("y: expected at least one column, got none")
     for name, column in zip(layout.called, columns, strict=True):

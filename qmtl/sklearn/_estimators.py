@@ -170,8 +170,9 @@ class MultiTaskEstimator(ColumnsEstimator):
     Parameters:
         kinds: column name to ``"classification"`` or ``"regression"``, for columns whose inferred
             kind is wrong, such as counts. Kinds are inferred as in scikit-learn: texts, booleans
-            and whole numbers are classes, fractions are a regression. For whole numbers of which
-            most differ the kind must be given.
+            and whole numbers are classes, fractions are a regression; a categorical column of
+            pandas holds classes. For whole numbers of which most differ, in a fold of
+            cross-validation too, the kind must be given.
         class_weight: weights of the classes in the loss: ``"balanced"`` (inversely
             proportional to the class's frequency), None, or a dictionary from column name to one
             of these or to a mapping of classes.
@@ -225,6 +226,7 @@ class MultiTaskEstimator(ColumnsEstimator):
                 raise unknown_name("column in kinds:", name, layout.names)
             if kind not in KINDS:
                 raise unknown_name(f"kind of column {name!r}:", kind, KINDS)
+        given = dict.fromkeys(layout.categorical, "classification") | given
         return {
             name: given.get(name) or _guess(called, column)
             for name, called, column in zip(layout.names, layout.called, values, strict=True)

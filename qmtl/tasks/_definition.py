@@ -203,8 +203,9 @@ def _check_task(task: "TaskDefinition") -> None:
         if values is None:
             continue
         if isinstance(values, str) or not isinstance(values, Iterable):
+            hint = "; data.with_class_weights() balances classes" if values == "balanced" else ""
             raise InvalidInputError(
-                f"{field} of task '{task.name}': expected a sequence, got {values!r}"
+                f"{field} of task '{task.name}': expected a sequence, got {values!r}{hint}"
             )
         object.__setattr__(task, field, check(task, tuple(values)))
 

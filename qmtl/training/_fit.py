@@ -301,6 +301,14 @@ def _check_tasks(tasks: Sequence[Task], data: MultiTaskData) -> None:
         raise InvalidInputError(
             f"tasks of the data differ in kind or outputs: model {ours}, data {theirs}"
         )
+    for task, other in zip(tasks, data.tasks, strict=True):
+        if other.class_weights not in (None, task.class_weights):
+            warnings.warn(
+                f"class_weights {other.class_weights} of task {task.name!r} in the data have no "
+                f"effect: the model's task has {task.class_weights}; make its head from data.tasks",
+                UserWarning,
+                stacklevel=4,
+            )
 
 
 def _load_weights(module: MultiTaskModule, content: dict[str, Any]) -> None:

@@ -13,7 +13,7 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 
 from qmtl._html import MOST_ROWS, counted, facts, panel, table
-from qmtl.errors import InvalidInputError
+from qmtl.errors import InvalidInputError, check_rows
 from qmtl.model import MultiTaskModel
 from qmtl.plotting import (
     COLOURS,
@@ -135,7 +135,7 @@ class Result:
 
 def plot_curves(
     history: Sequence[Mapping[str, Any]],
-    ax: Axes,
+    ax: Axes | None = None,
     *,
     metric: str = "loss",
     split: str = "validation",
@@ -146,7 +146,7 @@ def plot_curves(
 
     Args:
         history: rows as in `Result.history`.
-        ax: axes to draw on.
+        ax: axes to draw on; None for those of a new figure.
         metric: ``"loss"`` or a metric's name.
         split: ``"train"`` (its loss only) or ``"validation"``.
         tasks: the tasks to draw; None for all that have the metric.
@@ -166,7 +166,9 @@ def plot_curves(
     import pandas as pd
     from matplotlib.ticker import MaxNLocator
 
+    check_rows("history", history, Mapping)
     lines = _lines(history, metric, split, tasks)
+    ax = axes_or_new(ax)
     many = len(lines) > MOST_LINES
     for number, (name, points) in enumerate(lines.items()):
         look = {"color": "0.6", "linestyle": "-", "linewidth": 0.6} if many else line_look(number)
@@ -208,7 +210,7 @@ def _lines(
         raise InvalidInputError(
             f"nothing to draw: the history has no {split} {metric}"
             + ("" if tasks is None else f" of {list(tasks)}")
-            + f"; it has {', '.join(known) or 'no rows'}"
+            + f"; it has {', '.join(known)}"
         )
     return lines
 

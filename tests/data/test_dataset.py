@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import torch
 from sklearn.datasets import load_digits
+from sklearn.utils.class_weight import compute_class_weight
 
 from qmtl.data import MultiTaskData, Split, digits, from_arrays
 from qmtl.errors import InvalidInputError
@@ -55,6 +56,28 @@ class TestMultiTaskData:
             data.subset(["mm"])
         with pytest.raises(InvalidInputError, match="at least one Task"):
             data.subset([])
+
+    def test_class_weights(self):
+        y = {"m": [0, 1, 1, 2, 2, 2] * 10, "b": [0.5, 1.5, 2.5] * 20, "a": [0, 1, None] * 20}
+        data = from_arrays(np.zeros((60, 2)), y)
+        balanced = data.with_class_weights("balanced")
+        for name in ("m", "a"):
+            labels = data.train.targets[name]
+            labels = labels[data.task(name).labelled(labels)].numpy()
+            expected = compute_class_weight("balanced", classes=np.unique(labels), y=labels)
+            assert balanced.task(name).class_weights == pytest.approx(expected)
+        assert balanced.task("b").class_weights is None
+        some = data.with_class_weights({"a": (1, 2), "m": "balanced"})
+        assert some.task("a").class_weights == (1, 2)
+        assert some.task("m") == balanced.task("m")
+        for weights, message in (
+            ("equal", "expected 'balanced' or a dict from task to weights, got 'equal'"),
+            ({"mm": "balanced"}, "task in class_weights: 'mm'; did you mean 'm'"),
+            ({"b": "balanced"}, "task 'b' is regression and has no classes"),
+            ({"a": "equal"}, "class_weights of task 'a': expected a sequence, got 'equal'"),
+        ):
+            with pytest.raises(InvalidInputError, match=message):
+                data.with_class_weights(weights)
 
     @pytest.mark.parametrize(
         ("train", "message"),

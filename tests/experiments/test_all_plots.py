@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 import qmtl
 from qmtl import experiments, training
+from qmtl.errors import InvalidInputError
 from qmtl.experiments._robustness import HeadRobustness, UnderNoise
 from qmtl.experiments._scaling_accuracy import AccuracyPoint
 from qmtl.experiments._scaling_cost import StepCost
@@ -48,31 +49,36 @@ HISTORY = [
 ]
 MEASURED = [{"task": "a", "measured": 0.4, "predicted": 0.5, "standard_error": 0.1}]
 
+# The arguments of each, without the axes.
 PLOTS = {
-    "plot_score_against_parameters": lambda ax: experiments.plot_score_against_parameters(
-        summary(ROWS), ax
-    ),
-    "plot_forest": lambda ax: experiments.plot_forest(summary(ROWS), "a", ax),
-    "plot_parameters": lambda ax: experiments.plot_parameters(COUNTS, "matched", ax),
-    "plot_step_time": lambda ax: experiments.plot_step_time(COSTS, ax),
-    "plot_memory": lambda ax: experiments.plot_memory(COSTS, ax),
-    "plot_accuracy": lambda ax: experiments.plot_accuracy(POINTS, ax),
-    "plot_accuracy_difference": lambda ax: experiments.plot_accuracy_difference(POINTS, ax),
-    "plot_variance": lambda ax: experiments.plot_variance(
-        VARIANCES, ax, against=lambda one: one.case.wires, xlabel="wires n", title="variance"
-    ),
-    "plot_under_noise": lambda ax: experiments.plot_under_noise(NOISE, "a", "f1", ax),
-    "plot_signal": lambda ax: experiments.plot_signal(
-        [HeadRobustness("tasks", n, 0.1, 0.9, 2) for n in (2, 4)], "tasks", ax
-    ),
-    "plot_confusion": lambda ax: experiments.plot_confusion(BINARY, P, Y, ax),
-    "plot_roc": lambda ax: experiments.plot_roc(BINARY, P, Y, ax),
-    "plot_calibration": lambda ax: experiments.plot_calibration(BINARY, P, Y, ax),
-    "plot_regression": lambda ax: experiments.plot_regression(Task.regression("a"), P, Y, ax),
-    "plot_measured": lambda ax: experiments.plot_measured(MEASURED, ax),
-    "plot_curves": lambda ax: training.plot_curves(HISTORY, ax),
+    "plot_score_against_parameters": [summary(ROWS)],
+    "plot_forest": [summary(ROWS), "a"],
+    "plot_parameters": [COUNTS, "matched"],
+    "plot_step_time": [COSTS],
+    "plot_memory": [COSTS],
+    "plot_accuracy": [POINTS],
+    "plot_accuracy_difference": [POINTS],
+    "plot_variance": [VARIANCES],
+    "plot_under_noise": [NOISE, "a", "f1"],
+    "plot_signal": [[HeadRobustness("tasks", n, 0.1, 0.9, 2) for n in (2, 4)], "tasks"],
+    "plot_confusion": [BINARY, P, Y],
+    "plot_roc": [BINARY, P, Y],
+    "plot_calibration": [BINARY, P, Y],
+    "plot_regression": [Task.regression("a"), P, Y],
+    "plot_measured": [MEASURED],
+    "plot_curves": [HISTORY],
 }
+OPTIONS = {
+    "plot_variance": {
+        "against": lambda one: one.case.wires, "xlabel": "wires n", "title": "variance"
+    }
+}  # fmt: skip
 GREYS = {"#666666", "#808080", "#999999", "#4d4d4d", "#e5e5e5", "#e6e6e6", "#000000", "#ffffff"}
+
+
+def draw(name, *arguments, **options):
+    package = training if name == "plot_curves" else experiments
+    return getattr(package, name)(*arguments, **OPTIONS.get(name, {}) | options)
 
 
 def test_every_plot_function_is_here():
@@ -88,7 +94,7 @@ def test_axes_are_labelled_returned_and_saved(name, tmp_path):
     with style():
         figure = Figure(figsize=(4, 3))
         ax = figure.subplots()
-        assert PLOTS[name](ax) is ax
+        assert draw(name, *PLOTS[name], ax=ax) is ax
     assert ax.get_xlabel()
     assert ax.get_ylabel() or name == "plot_forest"  # its rows are named one by one
     assert inline_svg(figure, name).count("<text") > 3
@@ -99,6 +105,21 @@ def test_axes_are_labelled_returned_and_saved(name, tmp_path):
     data = [line for line in lines if not line.get_label().startswith("_")]
     looks = {(line.get_color(), line.get_marker(), line.get_linestyle()) for line in data}
     assert len(looks) == len(data)
+
+
+@pytest.mark.parametrize("name", PLOTS)
+def test_arguments_of_a_wrong_type(name):
+    first, *others = PLOTS[name]
+    wrong = [3, "no", [], [3], [*first[:1], None]] if isinstance(first, list) else [3, "no", None]
+    for value in wrong:
+        with pytest.raises(InvalidInputError, match=r"^\w+ must be (a|one or more) \w+.*, got \w+"):
+            draw(name, value, *others)
+    with pytest.raises(InvalidInputError, match="ax must be axes of matplotlib, got str"):
+        draw(name, first, *others, ax="no")
+    for place, value in enumerate(others, start=1):
+        if isinstance(value, str):
+            with pytest.raises(InvalidInputError, match=r"unknown .*'other'"):
+                draw(name, *PLOTS[name][:place], "other", *PLOTS[name][place + 1 :])
 
 
 def test_one_row_that_noise_changes_is_not_a_collapse():

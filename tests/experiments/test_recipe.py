@@ -86,7 +86,7 @@ def test_weights_and_metrics_by_task():
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
-        ({"class_weights": {"party": "balanced"}}, "task in data.class_weights: 'party'; did you"),
+        ({"class_weights": {"party": "balanced"}}, "task in class_weights: 'party'; did you"),
         ({"metrics": {"party": ["f1"]}}, "task in data.metrics: 'party'; did you mean 'parity'"),
         ({"class_weights": {"ink": "balanced"}}, "'ink' is regression and has no classes"),
         ({"class_weights": {"parity": [1, 2, 3]}}, "parity"),

@@ -211,6 +211,10 @@ def test_auxiliary_tasks_that_cannot_be():
 
 def test_settings():
     assert TrainingSettings(adversarial=0.2).adversarial.epsilon == 0.2
+    # Numbers that single precision cannot square.
+    for key in ("epsilon", "step_size", "low", "high"):
+        with pytest.raises(InvalidInputError, match=rf"adversarial\.{key}: .* 1000"):
+            TrainingSettings(adversarial={key: 1e308})
     wrong = {"epsilon": -1, "norm": "l1", "attack": "cw", "steps": 0, "share": 2, "tasks": []}
     for key, value in wrong.items():
         with pytest.raises(InvalidInputError, match=rf"adversarial\.{key}"):

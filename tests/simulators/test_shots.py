@@ -249,6 +249,10 @@ def test_vmap_is_refused():
         (lambda: ShotSimulator(EXACT, 0), "shots must be an integer >= 1, got 0"),
         (lambda: ShotSimulator(EXACT, 1.5), "shots must be an integer"),
         (lambda: ShotSimulator(EXACT, True), "shots must be an integer"),
+        (
+            lambda: ShotSimulator(EXACT, 2**63),
+            r"shots must be less than 2\*\*63, got 9223372036854775808",
+        ),
         (lambda: ShotSimulator(EXACT, 5, seed=-1), "seed must be an integer >= 0"),
         (lambda: ShotSimulator("lightcone", 5), "base must be an exact simulator"),
         (lambda: ShotSimulator(ShotSimulator(EXACT, 5), 5), "base must be an exact simulator"),

@@ -192,6 +192,19 @@ def test_whole_numbers_of_which_most_differ_need_a_kind():
     assert MultiTaskEstimator(**QUICK).fit(X, ids).kinds_ == {"y0": "classification"}
 
 
+def test_numbers_in_a_categorical_column_are_classes():
+    prices = np.arange(12) * 1000
+    for typed in (pd.Series(prices, dtype="category"), pd.Categorical(prices)):
+        found = MultiTaskEstimator(**QUICK).fit(X, typed)
+        assert found.kinds_ == {"y0": "classification"}
+        assert found.classes_["y0"].tolist() == prices.tolist()
+    frame = pd.DataFrame({"zip": typed, "size": prices})
+    kinds = {"zip": "classification", "size": "regression"}
+    assert MultiTaskEstimator({"size": "regression"}, **QUICK).fit(X, frame).kinds_ == kinds
+    kinds["zip"] = "regression"
+    assert MultiTaskEstimator(kinds, **QUICK).fit(X, frame).kinds_ == kinds
+
+
 def test_kinds():
     y = pd.DataFrame({"price": NUMBERS, "sold": HALF})
     for kinds, message in (

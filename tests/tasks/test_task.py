@@ -56,6 +56,10 @@ class TestConstruction:
             (lambda: Task.binary("a", class_names=("x", " ")), "different non-empty texts"),
             (lambda: Task.binary("a", class_weights=(True, 2)), "expected 2 positive numbers"),
             (lambda: Task.binary("a", class_names="xy"), "expected a sequence, got 'xy'"),
+            (
+                lambda: Task.binary("a", class_weights="balanced"),
+                "got 'balanced'; data.with_class_weights() balances classes",
+            ),
             (lambda: Task.multiclass("a", 3, class_names=("x", "y")), "expected 3 different"),
             (lambda: Task.multiclass("a", 2, class_weights=(1, 0)), "expected 2 positive numbers"),
             (lambda: Task.multilabel("a", 2, class_weights=(1,)), "expected 2 positive numbers"),

@@ -2,6 +2,7 @@
 
 import functools
 import math
+import runpy
 import signal
 
 import numpy as np
@@ -46,6 +47,24 @@ def test_same_seed_twice_and_the_callers_random_numbers():
     assert first.metrics == second.metrics
     assert same_state(first.model, second.model)
     assert other.history != first.history
+
+
+def test_class_weights_that_the_model_lacks():
+    data = tiny_data().with_class_weights("balanced")
+    with pytest.warns(
+        UserWarning, match=r"in the data have no effect: .* from data\.tasks"
+    ) as told:
+        _fit(data, tiny_model(tiny_data()), max_epochs=1)
+    assert {warning.filename for warning in told} == {__file__}
+    expected = _fit(tiny_data(), max_epochs=1).history
+    assert _fit(data, max_epochs=1).history != expected
+
+
+def test_a_rank_that_is_no_number(monkeypatch):
+    # In a new process, the file runs before Lightning is imported, which reads this.
+    monkeypatch.setenv("LOCAL_RANK", "x")
+    with pytest.raises(InvalidInputError, match=r"variable LOCAL_RANK, .* number, got 'x'; unset"):
+        runpy.run_path(qmtl.training.__file__)
 
 
 def test_the_result():
