@@ -88,7 +88,7 @@ def _parts(recipe: Recipe, data: MultiTaskData, head: RivalType) -> Iterator[Par
     whole = build_circuit(recipe, data.tasks)
     for task in data.tasks:
         circuit = _alone(whole, task.name)
-        options = with_noise(recipe.head.options(), recipe.training, circuit)
+        options = with_noise(recipe.head, recipe.training, circuit)
         own = data.subset([task.name])
         built: Head
         if recipe.head.single_task == "quantum":
