@@ -220,7 +220,7 @@ def test_a_misspelt_ledger_is_not_made(qmtl, tmp_path, monkeypatch, command):
         (("submit", "RUN", "--set", "layout=best"), "layout: expected a list, got 'best'"),
         (("submit", "RUN", "--set", "predict=no"), "predict: Input should be a valid boolean"),
         (("submit", "RUN", "--set", "mitigatoin=none"), "did you mean 'mitigation'"),
-        (("submit", "RUN", "--set", "mitigation=nothing"), "unknown value of mitigation: 'nothing'"),
+        (("submit", "RUN", "--set", "mitigation=nothing"), "value of mitigation: 'nothing'. Known"),
         (("submit", "RUN", "--set", "mode"), "--set: expected KEY=VALUE"),
         (("submit", "RUN", "--set", "max_qpu_seconds=9"), "max_qpu_seconds is given twice, or has"),
         (("submit", "RUN", "--set", "seed=1", "--set", "seed=2"), "seed is given twice"),
