@@ -23,7 +23,7 @@ from qmtl.experiments._build import head_look
 from qmtl.experiments._scaling_parameters import by_head, circuit_for, tasks_axis
 from qmtl.experiments._statistics import power_law
 from qmtl.experiments._sweep import Cell
-from qmtl.heads import build_head
+from qmtl.heads import HeadType, build_head
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -34,7 +34,7 @@ FIT_FROM = 128
 # Smaller differences in memory are noise of the operating system's paging.
 LEAST_MB = 1.0
 CHILD = "qmtl.experiments._scaling_cost"
-TIMED_HEADS = ("quantum", "linear", "local-cone")
+TIMED_HEADS: tuple[HeadType, ...] = ("quantum", "linear", "local-cone")
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class CostPoint(Cell):
         threads: number of threads of torch and of the compiled kernel.
     """
 
-    head: str
+    head: HeadType
     tasks: int
     batch_size: int = 32
     threads: int = 1
@@ -141,7 +141,7 @@ def _run(point: CostPoint) -> StepCost:
     )
 
 
-def _steps(name: str, n_tasks: int, batch_size: int) -> Iterator[float]:
+def _steps(name: HeadType, n_tasks: int, batch_size: int) -> Iterator[float]:
     """Time training steps without end; yield milliseconds."""
     circuit = circuit_for("matched", n_tasks)
     head = build_head(name, circuit)
