@@ -289,7 +289,7 @@ def test_errors(fez):
         (lambda: prepare(head, x, fez, shot=5), "did you mean 'shots'"),
         (lambda: prepare(head, x, fez, shots=0), "shots: Input should be greater"),
         (lambda: prepare(head, x, fez, shots=True), "shots takes numbers"),
-        (lambda: prepare(head, x, fez, mitigation="calib"), "unknown mitigation"),
+        (lambda: prepare(head, x, fez, mitigation="calib"), "value of mitigation: .calib."),
         (lambda: prepare(head, x, fez, settings=HardwareSettings(), shots=3), "not both"),
         (lambda: prepare(head, x, fez, tasks=["c"]), "unknown task 'c'"),
         (lambda: prepare(head, x, fez, tasks=[]), "at least one"),
