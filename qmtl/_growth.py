@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from qmtl._calls import seeded
-from qmtl.circuit import Encoding, HeadCircuit, RegisterEncoding
+from qmtl.circuit import Encoding, HeadCircuit, RegisterEncoding, rebuilt
 from qmtl.encoders import ENCODERS, TaskEncoder
 from qmtl.errors import InvalidInputError
 from qmtl.heads import ExtendedHead, Head, LinearHead, MixtureHead, QuantumHead
@@ -30,36 +30,37 @@ def grown_circuit(circuit: HeadCircuit, task: Task, **register: Any) -> HeadCirc
             defaults.
     """
     tasks = check_tasks([*circuit.tasks, task])
-    names = [task.name for task in circuit.tasks]
-    blocks = {name: circuit.ansatz(name) for name in names}
-    readouts = {name: circuit.register(name).readout for name in names}
-    if register.get("ansatz") is not None:
-        blocks[task.name] = register["ansatz"]
-    if register.get("readout") is not None:
-        readouts[task.name] = register["readout"]
+    blocks = {} if register.get("ansatz") is None else {task.name: register["ansatz"]}
+    readouts = {} if register.get("readout") is None else {task.name: register["readout"]}
     if circuit.layout == "shared":
         if register.get("wires") not in (None, circuit.n_wires):
             raise InvalidInputError(
                 f"task {task.name!r}: in the shared layout all tasks have the same "
                 f"{circuit.n_wires} wires, got wires={register['wires']!r}"
             )
-        options: dict[str, Any] = {"layout": "shared", "n_wires": circuit.n_wires}
-        return HeadCircuit(tasks, circuit.encoding, blocks, readouts=readouts, **options)
-    sizes = {name: len(circuit.register(name).wires) for name in names}
-    if register.get("wires") is not None:
-        sizes[task.name] = register["wires"]
+        return rebuilt(circuit, blocks=blocks, tasks=tasks, readouts=readouts)
+    before, inner = separate_encodings(circuit)
     # A circuit of the new task alone shows how many wires this task needs.
     alone = HeadCircuit(
         [task],
-        separate_encodings(circuit)[1],
+        inner,
         blocks.get(task.name),
         wires_per_task=register.get("wires"),
-        readouts={task.name: readouts[task.name]} if task.name in readouts else None,
+        readouts=readouts,
     )
-    before, inner = separate_encodings(circuit)
-    encoding = RegisterEncoding((*before, alone.n_wires), inner)
-    sizes[task.name] = alone.n_wires
-    return HeadCircuit(tasks, encoding, blocks, wires_per_task=sizes, readouts=readouts)
+    return joined_circuit([circuit, alone], RegisterEncoding((*before, alone.n_wires), inner))
+
+
+def joined_circuit(circuits: Sequence[HeadCircuit], encoding: Encoding) -> HeadCircuit:
+    """Return a circuit with the registers of several partitioned circuits side by side."""
+    registers = {name: own for circuit in circuits for name, own in circuit.registers.items()}
+    return HeadCircuit(
+        [own.task for own in registers.values()],
+        encoding,
+        {name: circuit.ansatz(name) for circuit in circuits for name in circuit.registers},
+        wires_per_task={name: len(own.wires) for name, own in registers.items()},
+        readouts={name: own.readout for name, own in registers.items()},
+    )
 
 
 def separate_encodings(circuit: HeadCircuit) -> tuple[tuple[int, ...], Encoding]:
@@ -261,17 +262,9 @@ def circuit_parts(circuit: HeadCircuit) -> tuple[_Part, ...]:
         own: list[Task] = []
         while tasks and circuit.register(tasks[0].name).wires[-1] < wire:
             own.append(tasks.pop(0))
-        names = [task.name for task in own]
-        sizes = {name: len(circuit.register(name).wires) for name in names}
-        if sum(sizes.values()) != size:
+        if sum(len(circuit.register(task.name).wires) for task in own) != size:
             return ()
-        part = HeadCircuit(
-            own,
-            encoding.encoding,
-            {name: circuit.ansatz(name) for name in names},
-            wires_per_task=sizes,
-            readouts={name: circuit.register(name).readout for name in names},
-        )
+        part = rebuilt(circuit, encoding.encoding, tasks=own)
         n, m = part.n_features, part.n_encoding_weights
         parts.append(_Part(part, slice(feature, feature + n), slice(weight, weight + m)))
         feature, weight = feature + n, weight + m

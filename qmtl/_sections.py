@@ -25,6 +25,7 @@ from qmtl.errors import InvalidInputError, unknown_name
 Fractions = Annotated[tuple[float, float, float], Field(description="train, validation, test")]
 MOST = 2**31 - 1  # whole numbers of settings: far more than any machine can do
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
+Count = Annotated[int, Field(ge=1)]
 
 
 class _OneLine(type(BaseModel)):  # type: ignore[misc]
@@ -207,6 +208,8 @@ def _problem(problem: Mapping[str, Any], model: type[BaseModel]) -> str:
     if kind == "missing":
         return f"missing key {where!r}"
     message: str = problem["msg"].removeprefix("Value error, ")
+    if kind == "tuple_type":
+        message = "expected a list"
     if not where:
         return message
     if isinstance(problem["input"], Mapping):  # a whole section: the message says what is wrong
@@ -222,7 +225,7 @@ def _follow(
     section: type[BaseModel] | None = model
     members: Mapping[str, type[Section]] = {}
     for part in location:
-        if part in members:  # pydantic names the union's member, but a recipe does not
+        if part in members:  # a name of pydantic's for the union's member, which no recipe contains
             section, members = members[part], {}
             continue
         path.append(str(part))

@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -11,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from qmtl.circuit import AngleEncoding, HeadCircuit, load_design
+from qmtl.circuit import AngleEncoding, HeadCircuit, RotationAnsatz, load_design
 from qmtl.data import from_arrays, from_frame
 from qmtl.encoders import CNN, MLP, Experts, FourierFeatures, Fusion, Identity
 from qmtl.errors import CircuitTooLargeError, InvalidInputError, MissingDependencyError
@@ -38,7 +37,7 @@ TASKS = [
     Task.regression("price, in €"),
     Task.multilabel("value.3", 2),
 ]
-SMALL = load_design("hardware-lean").circuit(TASKS)
+SMALL = HeadCircuit(TASKS, AngleEncoding(n_layers=1), RotationAnsatz(n_layers=1))
 FEW = load_design("hardware-lean").circuit([TASKS[0], TASKS[2]])
 
 ELSEWHERE = """
@@ -228,9 +227,9 @@ def test_what_cannot_be_exported_says_why(tmp_path, monkeypatch):
     noisy = NoisySimulator(DeviceNoise.uniform(one_qubit=0.01))
     with pytest.raises(InvalidInputError, match=r"with_simulator\('lightcone'\)"):
         make_model().with_simulator(noisy).export(path)
-    many = HeadCircuit([replace(TASKS[0], name=f"t{i}") for i in range(2000)])
-    with pytest.raises(CircuitTooLargeError, match="33,554,432"):
-        make_model(many).export(path)
+    deep = HeadCircuit(binary_tasks(24), AngleEncoding(n_layers=20))
+    with pytest.raises(CircuitTooLargeError, match="20 encoding layers"):
+        make_model(deep).export(path)
     for wrong in ("model.onx", "none/model.onnx"):
         with pytest.raises(InvalidInputError, match=wrong):
             make_model().export(tmp_path / wrong)

@@ -113,15 +113,18 @@ def rebuilt(
     *,
     tasks: Sequence[Task] | None = None,
     readouts: Mapping[str, Readout] | None = None,
+    like: Mapping[str, str] | None = None,
 ) -> HeadCircuit:
-    """Return the same circuit on the same wires, with the given parts replaced.
+    """Return the same circuit, with the given parts replaced.
 
     Args:
         circuit: the circuit.
         encoding: the new encoding; None for the circuit's.
         blocks: new blocks by task name; other tasks keep their blocks.
-        tasks: new tasks with the same names; None for the circuit's.
+        tasks: the new circuit's tasks; None for the circuit's.
         readouts: new readouts by task name; other tasks keep their readouts.
+        like: for each task, the task of `circuit` whose block, readout and number of wires it gets;
+            None for the task of the same name. Any other task gets the defaults.
 
     Example:
         >>> circuit = HeadCircuit([Task.binary("a"), Task.binary("b")], layout="shared", n_wires=4)
@@ -129,17 +132,20 @@ def rebuilt(
         >>> other.n_wires, other.count_parameters().tasks
         (4, {'a': 0, 'b': 10})
     """
+    tasks = circuit.tasks if tasks is None else tasks
     registers = circuit.registers
+    like = like or {task.name: task.name for task in tasks if task.name in registers}
     size: dict[str, Any] = (
         {"n_wires": circuit.n_wires}
         if circuit.layout == "shared"
-        else {"wires_per_task": {name: len(own.wires) for name, own in registers.items()}}
+        else {"wires_per_task": {name: len(registers[own].wires) for name, own in like.items()}}
     )
     return HeadCircuit(
-        circuit.tasks if tasks is None else tasks,
+        tasks,
         circuit.encoding if encoding is None else encoding,
-        {name: circuit.ansatz(name) for name in registers} | dict(blocks or {}),
+        {name: circuit.ansatz(own) for name, own in like.items()} | dict(blocks or {}),
         layout=circuit.layout,
-        readouts={name: own.readout for name, own in registers.items()} | dict(readouts or {}),
+        readouts={name: registers[own].readout for name, own in like.items()}
+        | dict(readouts or {}),
         **size,
     )

@@ -162,7 +162,7 @@ def explain(
     ordered = chosen.circuit.task_order is not None
     tasks = build_data(chosen).tasks if ordered else chosen.data.load_tasks()
     circuit = build_circuit(chosen, tasks)
-    options = with_noise(chosen.head.options(), chosen.training, circuit)
+    options = with_noise(chosen.head, chosen.training, circuit)
     head = build_head(chosen.head.type, circuit, options)
     if isinstance(head, QuantumHead):
         circuit = head.circuit  # types such as quantum-no-entangler change the design's circuit

@@ -49,7 +49,7 @@ def recipes(
 
 
 def _about(name: str, text: str) -> tuple[str, str]:
-    """Return the comment at the top of a recipe without its command, and the command."""
+    """Split the comment at the top of a recipe into its description and the command in it."""
     comment = re.match(r"(#.*\n)*", text)
     lines = comment[0].replace("#", " ").splitlines() if comment else []
     command = re.search(r"qmtl (?:train|bench) [^`\n]*", comment[0] if comment else "")

@@ -10,9 +10,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from qmtl._calls import seeded
-from qmtl._sections import NameOrPath, Section
+from qmtl._sections import Count, NameOrPath, Section
 from qmtl.encoders._encoder import (
-    Count,
     Described,
     EncoderInputs,
     EncoderSection,
@@ -187,7 +186,7 @@ class AdaptedText(Described, TaskEncoder):
         return longer
 
     def _of_task(self, task: str, vectors: Tensor) -> Tensor:
-        """Compute a task's features, (batch, its features), from vectors (batch, texts, width)."""
+        """Return one task's features, (batch, width), from vectors (batch, texts, width)."""
         first = vectors[:, 0]
         joined = first
         if self.n_texts == 2:
@@ -361,7 +360,7 @@ def _adapted(network: nn.Module, options: AdapterOptions, n_tasks: int) -> nn.Mo
 
 
 def _without_frozen(module: Any, state: dict[str, Any], prefix: str, _: Any) -> None:
-    """Remove from a state the frozen weights, which the sentence encoder's files contain."""
+    """Remove the frozen weights from a state: the sentence encoder's files contain them."""
     for name in module._frozen:
         state.pop(prefix + name, None)
 

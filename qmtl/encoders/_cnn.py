@@ -8,7 +8,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from qmtl._calls import seeded
-from qmtl.encoders._encoder import Count, Described, EncoderInputs, EncoderSection, image_shape
+from qmtl._sections import Count
+from qmtl.encoders._encoder import Described, EncoderInputs, EncoderSection, image_shape
 from qmtl.encoders._mlp import ACTIVATIONS, check_layers
 from qmtl.errors import InvalidInputError, check_integer, unknown_name
 

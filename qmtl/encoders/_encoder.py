@@ -8,7 +8,6 @@ from typing import Annotated, Any, ClassVar, Self
 
 import torch
 from jaxtyping import Float
-from pydantic import Field
 from torch import Tensor, nn
 
 from qmtl._calls import seeded
@@ -185,9 +184,6 @@ def _checked(columns: TaskColumns) -> dict[str, tuple[int, ...]]:
     return found
 
 
-Count = Annotated[int, Field(ge=1)]
-
-
 @dataclass(frozen=True)
 class EncoderInputs:
     """The data and the head for which an encoder is built.
@@ -223,7 +219,7 @@ class EncoderSection(Section):
 
     @abstractmethod
     def build(self, given: EncoderInputs) -> nn.Module:
-        """Return the encoder for some data.
+        """Make the encoder for given inputs, with the settings of this section.
 
         Raises:
             InvalidInputError: the inputs do not fit this encoder, or a value is wrong.

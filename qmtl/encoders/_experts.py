@@ -10,9 +10,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from qmtl._calls import seeded
-from qmtl._sections import OneOf, Section
+from qmtl._sections import Count, OneOf, Section
 from qmtl.encoders._encoder import (
-    Count,
     EncoderInputs,
     EncoderSection,
     TaskColumns,

@@ -9,8 +9,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from qmtl._calls import seeded
+from qmtl._sections import Count
 from qmtl.encoders._encoder import (
-    Count,
     Described,
     EncoderInputs,
     EncoderSection,

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.compiler import is_compiling, is_dynamo_compiling
 
 from qmtl._calls import seeded
-from qmtl.encoders._encoder import Count, Described, EncoderInputs, EncoderSection, flat_width
+from qmtl._sections import Count
+from qmtl.encoders._encoder import Described, EncoderInputs, EncoderSection, flat_width
 from qmtl.encoders._mlp import MLP
 from qmtl.errors import InvalidInputError, check_integer, unknown_name
 

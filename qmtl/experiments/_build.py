@@ -75,7 +75,7 @@ def build_model(
     The width of the encoder's last layer is the number of features that the head takes.
     """
     circuit = build_circuit(recipe, data.tasks)
-    options = with_noise(recipe.head.options(), recipe.training, circuit)
+    options = with_noise(recipe.head, recipe.training, circuit)
     head = build_head(head_type or recipe.head.type, circuit, options)
     # A rival that uses all features of the circuit gets the same columns as the quantum head.
     columns = head.task_columns()
@@ -111,7 +111,7 @@ def with_noise(
         simulator = NoisySimulator(training.noise.device_noise(circuit.n_wires))
     if training.shots is not None:
         simulator = ShotSimulator(simulator, training.shots)
-    return dataclasses.replace(options, simulator=simulator)
+    return options.model_copy(update={"simulator": simulator})
 
 
 def head_look(head: str) -> dict[str, Any]:

@@ -250,7 +250,7 @@ def metric_table(
 
 
 def _wanted(columns: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str], None]:
-    """Return the pairs of task and metric that occur in any column, in order."""
+    """Return all pairs of task and metric of the columns, in order of first occurrence."""
     return dict.fromkeys(
         (task, metric)
         for metrics in columns

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from qmtl.circuit import HeadCircuit
+from qmtl.circuit import rebuilt
 from qmtl.data import MultiTaskData
 from qmtl.encoders import EncoderInputs
 from qmtl.experiments._build import build_circuit, build_model, with_noise
@@ -87,8 +87,8 @@ def _parts(recipe: Recipe, data: MultiTaskData, head: RivalType) -> Iterator[Par
     settings = recipe.training.model_copy(update={**alone, "options": {}})
     whole = build_circuit(recipe, data.tasks)
     for task in data.tasks:
-        circuit = _alone(whole, task.name)
-        options = with_noise(recipe.head.options(), recipe.training, circuit)
+        circuit = rebuilt(whole, tasks=[task])
+        options = with_noise(recipe.head, recipe.training, circuit)
         own = data.subset([task.name])
         built: Head
         if recipe.head.single_task == "quantum":
@@ -100,20 +100,6 @@ def _parts(recipe: Recipe, data: MultiTaskData, head: RivalType) -> Iterator[Par
         given = EncoderInputs(own.train.inputs, built.n_features, own.modalities, columns)
         encoder = recipe.encoder.of_task(task.name).build(given)
         yield MultiTaskModel(encoder, built), own, settings
-
-
-def _alone(circuit: HeadCircuit, name: str) -> HeadCircuit:
-    register = circuit.registers[name]
-    shared = circuit.layout == "shared"
-    return HeadCircuit(
-        [register.task],
-        circuit.encoding,
-        circuit.ansatz(name),
-        layout=circuit.layout,
-        readouts={name: register.readout},
-        n_wires=len(register.wires) if shared else None,
-        wires_per_task=None if shared else len(register.wires),
-    )
 
 
 def _train(model: MultiTaskModel, data: MultiTaskData, settings: TrainingSettings) -> Trained:

@@ -52,9 +52,9 @@ DESIGN: dict[str, Any] = {
 class UnderNoise:
     """A model's metrics under noise of one strength, by task and name.
 
-    The metric ``deviation`` is the root mean square, over samples and outputs, of the change of Z
-    values or probabilities by the noise. `method` names the zero-noise extrapolation, or is
-    ``"none"``.
+    The metric ``deviation`` says how much noise changes the circuit's outputs: the root mean
+    square, over samples and outputs, of noisy minus exact output. `method` is the name of the
+    zero-noise extrapolation, or ``"none"``.
     """
 
     scale: float

@@ -1,13 +1,15 @@
 """``qmtl scaling``: measure costs and accuracy against tasks; write tables and plots."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
+
+from pydantic import Field
 
 from qmtl._io import write_csv
-from qmtl.errors import InvalidInputError, unknown_name
+from qmtl._sections import Count, Section
 from qmtl.experiments._scaling_accuracy import (
     AccuracySettings,
     measure_accuracy,
@@ -35,40 +37,30 @@ from qmtl.experiments._scaling_parameters import (
 from qmtl.experiments._sweep import Cell, Failure, results_of, run_cells
 from qmtl.plotting import panels, save_figure
 
-PARTS = ("parameters", "cost", "accuracy")
+Part = Literal["parameters", "cost", "accuracy"]
 SIZE = (5.4, 4.4)
 Say = Callable[[str], None]
 
 
-@dataclass(frozen=True)
-class ScalingSettings:
+class ScalingSettings(Section):
     """Settings of ``qmtl scaling``.
 
     Attributes:
         tasks: numbers of binary tasks.
-        parts: names of the parts to run, from `PARTS`.
+        parts: the parts to run.
         data: folder of chest X-rays for the accuracy part; None for digits.
         accuracy: settings of the accuracy part.
         batch_size, threads: numbers of rows and of threads of a timed step.
         jobs: number of processes that train for the accuracy part.
     """
 
-    tasks: tuple[int, ...] = (2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
-    parts: tuple[str, ...] = PARTS
+    tasks: tuple[Count, ...] = Field((2, 4, 8, 16, 32, 64, 128, 256, 512, 1024), min_length=1)
+    parts: tuple[Part, ...] = get_args(Part)
     data: str | None = None
-    accuracy: AccuracySettings = field(default_factory=AccuracySettings)
-    batch_size: int = 32
-    threads: int = 1
-    jobs: int = 1
-
-    def __post_init__(self) -> None:
-        if not self.tasks or any(n < 1 for n in self.tasks):
-            raise InvalidInputError(
-                f"tasks: expected one or more integers >= 1, got {list(self.tasks)}"
-            )
-        for part in self.parts:
-            if part not in PARTS:
-                raise unknown_name("part", part, PARTS)
+    accuracy: AccuracySettings = AccuracySettings()
+    batch_size: Count = 32
+    threads: Count = 1
+    jobs: Count = 1
 
 
 def run_scaling(settings: ScalingSettings, out: Path, say: Say = print) -> None:

@@ -10,9 +10,11 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
+from pydantic import Field
 
+from qmtl._sections import Count, Section
 from qmtl.data import MultiTaskData, Split, chestxray, digits
-from qmtl.errors import InvalidInputError, check_rows, unknown_name
+from qmtl.errors import check_rows
 from qmtl.experiments._build import head_look
 from qmtl.experiments._recipe import recipe_from
 from qmtl.experiments._rivals import train_rival
@@ -27,7 +29,7 @@ from qmtl.experiments._sweep import (
     results_of,
     run_cells,
 )
-from qmtl.heads import HEAD_TYPES, HeadType
+from qmtl.heads import HeadType
 from qmtl.plotting import axes_or_new
 from qmtl.tasks import Task
 
@@ -37,8 +39,7 @@ if TYPE_CHECKING:
 IMAGE_SIDE = 16
 
 
-@dataclass(frozen=True)
-class AccuracySettings:
+class AccuracySettings(Section):
     """The training of the accuracy part, with the same budget for every head.
 
     Attributes:
@@ -52,27 +53,16 @@ class AccuracySettings:
         hidden: width of the encoder's one hidden layer. The encoder's output is as wide as the
             circuit's features, except for heads of a fixed width.
         most_tasks: largest number of tasks; it replaces larger numbers.
-
-    Raises:
-        InvalidInputError: for an unknown head, or an empty list.
     """
 
-    heads: tuple[HeadType, ...] = ("quantum", "linear", "local-cone")
-    seeds: int = 3
-    head_learning_rates: tuple[float, ...] = (0.01, 0.05)
+    heads: tuple[HeadType, ...] = Field(("quantum", "linear", "local-cone"), min_length=1)
+    seeds: Count = 3
+    head_learning_rates: tuple[float, ...] = Field((0.01, 0.05), min_length=1)
     learning_rate: float = 0.01
-    max_epochs: int = 40
-    batch_size: int = 64
-    hidden: int = 64
-    most_tasks: int = 32
-
-    def __post_init__(self) -> None:
-        for head in self.heads:
-            if head not in HEAD_TYPES:
-                raise unknown_name("head:", head, HEAD_TYPES)
-        for name in ("heads", "seeds", "head_learning_rates"):
-            if not getattr(self, name):
-                raise InvalidInputError(f"{name}: expected at least one, got {getattr(self, name)}")
+    max_epochs: Count = 40
+    batch_size: Count = 64
+    hidden: Count = 64
+    most_tasks: Count = 32
 
 
 @dataclass(frozen=True)

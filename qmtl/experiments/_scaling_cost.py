@@ -12,20 +12,18 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 import psutil
 import torch
-from torch import Tensor, nn
 
-from qmtl.circuit import HeadCircuit
 from qmtl.errors import QmtlError, check_integer, check_rows, unknown_name
-from qmtl.experiments._scaling_parameters import by_head, circuit_for, scaling_look, tasks_axis
+from qmtl.experiments._build import head_look
+from qmtl.experiments._scaling_parameters import by_head, circuit_for, tasks_axis
 from qmtl.experiments._statistics import power_law
 from qmtl.experiments._sweep import Cell
-from qmtl.heads import LocalLinearHead, build_head
+from qmtl.heads import HeadType, build_head
 from qmtl.plotting import axes_or_new
 
 if TYPE_CHECKING:
@@ -37,42 +35,7 @@ FIT_FROM = 128
 # Smaller differences in memory are noise of the operating system's paging.
 LEAST_MB = 1.0
 CHILD = "qmtl.experiments._scaling_cost"
-
-
-class _FusedLinear(nn.Module):
-    """One matrix for the dense linear heads of equal tasks, with the parameters of `LinearHead`."""
-
-    def __init__(self, circuit: HeadCircuit) -> None:
-        super().__init__()
-        self.layer = nn.Linear(circuit.n_features, len(circuit.tasks))
-
-    def forward(self, features: Tensor) -> dict[str, Tensor]:
-        return {"all": self.layer(features)}
-
-
-class _FusedLocalLinear(nn.Module):
-    """One product for linear heads on equal cones, with the parameters of `LocalLinearHead`."""
-
-    def __init__(self, circuit: HeadCircuit) -> None:
-        super().__init__()
-        columns = list(LocalLinearHead.on_cones(circuit).columns.values())
-        self.columns = torch.tensor(columns)
-        self.weight = nn.Parameter(torch.randn(len(columns), len(columns[0])))
-        self.bias = nn.Parameter(torch.zeros(len(columns)))
-
-    def forward(self, features: Tensor) -> dict[str, Tensor]:
-        return {"all": (features[:, self.columns] * self.weight).sum(dim=2) + self.bias}
-
-
-# qmtl's linear heads also serve tasks of different kinds. For equal tasks, a single matrix product
-# is enough: for a fair comparison, this form is timed, too, with the ending *fused*.
-TIMED_HEADS: dict[str, Callable[[HeadCircuit], nn.Module]] = {
-    "quantum": partial(build_head, "quantum"),
-    "linear": partial(build_head, "linear"),
-    "linear-fused": _FusedLinear,
-    "local-cone": partial(build_head, "local-cone"),
-    "local-cone-fused": _FusedLocalLinear,
-}
+TIMED_HEADS: tuple[HeadType, ...] = ("quantum", "linear", "local-cone")
 
 
 @dataclass(frozen=True)
@@ -102,13 +65,13 @@ class CostPoint(Cell):
     """The step to time: forward and backward passes of a head of the matched rule.
 
     Attributes:
-        head: name of the head in `TIMED_HEADS`.
+        head: one of `TIMED_HEADS`.
         tasks: number of binary tasks.
         batch_size: number of rows per step.
         threads: number of threads of torch and of the compiled kernel.
     """
 
-    head: str
+    head: HeadType
     tasks: int
     batch_size: int = 32
     threads: int = 1
@@ -179,16 +142,16 @@ def _run(point: CostPoint) -> StepCost:
     )
 
 
-def _steps(name: str, n_tasks: int, batch_size: int) -> Iterator[float]:
+def _steps(name: HeadType, n_tasks: int, batch_size: int) -> Iterator[float]:
     """Time training steps without end; yield milliseconds."""
     circuit = circuit_for("matched", n_tasks)
-    head = TIMED_HEADS[name](circuit)
+    head = build_head(name, circuit)
     features = torch.randn(batch_size, circuit.n_features, requires_grad=True)
     while True:
         start = time.perf_counter()
         head.zero_grad()
         features.grad = None
-        torch.cat(list(head(features).values()), dim=1).square().mean().backward()
+        head(features, joined=True).square().mean().backward()
         yield 1e3 * (time.perf_counter() - start)
 
 
@@ -227,7 +190,7 @@ def plot_step_time(costs: Sequence[StepCost], ax: "Axes | None" = None) -> "Axes
             label=head,
             elinewidth=0.8,
             markersize=5,
-            **scaling_look(head),
+            **head_look(head),
         )
     tasks_axis(ax, [c.tasks for c in costs])
     ax.set_yscale("log")
@@ -249,7 +212,7 @@ def plot_memory(costs: Sequence[StepCost], ax: "Axes | None" = None) -> "Axes":
             [c.peak_mb for c in kept],
             label=head,
             markersize=5,
-            **scaling_look(head),
+            **head_look(head),
         )
     tasks_axis(ax, [c.tasks for c in costs])
     ax.set_yscale("log")

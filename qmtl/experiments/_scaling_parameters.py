@@ -225,7 +225,7 @@ def plot_parameters(counts: Sequence[HeadCount], rule: str, ax: "Axes | None" = 
             label=f"{head}: {own[0].formula}",
             markersize=5,
             zorder=3 if head == "quantum" else 2,
-            **scaling_look(head),
+            **head_look(head),
         )
         if head != "quantum":
             _mark_crossover(ax, head, rule, largest)
@@ -263,12 +263,6 @@ def tasks_axis(ax: "Axes", tasks: Sequence[int]) -> None:
     number_axis(ax, tasks)
     ax.set_xlabel("tasks T")
     legend_below(ax)
-
-
-def scaling_look(head: str) -> dict[str, Any]:
-    """Return the look of a head; a fused head has its plain head's colour and a dashed line."""
-    whole = head.removesuffix("-fused")
-    return head_look(whole) | {"linestyle": "-" if whole == head else "--"}
 
 
 def tell_parameters(

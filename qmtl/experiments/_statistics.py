@@ -182,8 +182,8 @@ def _line(x: np.ndarray, y: np.ndarray) -> Fit:
 
     if len(x) != len(y) or len(np.unique(x)) < 2:
         raise InvalidInputError(
-            f"a line needs at least two different x and as many y, got {len(x)} x "
-            f"({len(np.unique(x))} different) and {len(y)} y"
+            f"a line needs at least two different values of x, and one y for each x, got {len(x)} "
+            f"x ({len(np.unique(x))} different) and {len(y)} y"
         )
     found = linregress(x, y)
     error = float(found.stderr) if len(x) > 2 else math.nan

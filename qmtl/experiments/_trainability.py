@@ -7,13 +7,15 @@ from functools import partial
 from itertools import product
 from operator import attrgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from qmtl._io import write_csv
+from qmtl._sections import Count, Section, Seed
 from qmtl.circuit import (
     Angle,
     AngleEncoding,
@@ -27,7 +29,7 @@ from qmtl.circuit import (
     Readout,
     RotationAnsatz,
 )
-from qmtl.errors import InvalidInputError, check_integer, check_rows, check_type, unknown_name
+from qmtl.errors import check_rows, check_type, unknown_name
 from qmtl.experiments._statistics import Fit, exponential_rate, power_law
 from qmtl.experiments._sweep import Cell, CellStore, Workers, results_of, run_cells
 from qmtl.heads import INITIAL_STD
@@ -100,8 +102,7 @@ class Case:
         )
 
 
-@dataclass(frozen=True)
-class TrainabilitySettings:
+class TrainabilitySettings(Section):
     """Settings of the sampling.
 
     Attributes:
@@ -114,21 +115,12 @@ class TrainabilitySettings:
         entanglers: entanglers of the block, by name.
     """
 
-    wires: tuple[int, ...] = (2, 4, 6, 8, 10)
-    layers: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
-    tasks: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
-    samples: int = 200
-    seed: int = 0
+    wires: tuple[Annotated[int, Field(ge=2)], ...] = Field((2, 4, 6, 8, 10), min_length=1)
+    layers: tuple[Count, ...] = Field((1, 2, 4, 8, 16, 32), min_length=1)
+    tasks: tuple[Count, ...] = Field((1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024), min_length=1)
+    samples: int = Field(200, ge=2)
+    seed: Seed = 0
     entanglers: tuple[str, ...] = ("cz_ring", "all_to_all")
-
-    def __post_init__(self) -> None:
-        for name, least in (("wires", 2), ("layers", 1), ("tasks", 1)):
-            values = getattr(self, name)
-            if not values or any(value < least for value in values):
-                raise InvalidInputError(
-                    f"{name}: expected one or more integers >= {least}, got {list(values)}"
-                )
-        object.__setattr__(self, "samples", check_integer("samples", self.samples, 2))
 
 
 def cases(settings: TrainabilitySettings) -> Iterator[Case]:

@@ -1,36 +1,25 @@
 """HardwareSettings: the settings and budgets of a run on a backend."""
 
-import math
-from collections.abc import Mapping, Set
-from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, Self, get_args
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
+from pydantic import ConfigDict, Field, model_validator
 
-from qmtl.errors import InvalidInputError, check_integer, unknown_name
+from qmtl._sections import Count, Section, Seed
+from qmtl.errors import InvalidInputError
 
 # Correction of read-out errors by the backend's calibration, or by circuits in the same job.
 Mitigation = Literal["none", "calibration", "circuits"]
 Primitive = Literal["sampler", "estimator"]
 Mode = Literal["job", "batch", "session"]
 
-CHOICES: dict[str, tuple[object, ...]] = {
-    "primitive": get_args(Primitive),
-    "mode": (None, *get_args(Mode)),
-    "mitigation": get_args(Mitigation),
-    "resilience": (0, 1, 2),
-    "decoupling": (None, "XX", "XpXm", "XY4"),
-}
 # The client's least shots per twirling randomisation, its number of randomisations, and its number
 # of noise strengths for extrapolation to zero noise.
 LEAST_TWIRLED, RANDOMISATIONS, STRENGTHS = 64, 32, 3
-SWITCHES = ("twirl_gates", "twirl_readout", "predict", "cache")
-POSITIVE = ("shots", "max_executions", "max_job_bytes")
-POSITIVE_OR_NONE = ("max_execution_time", "max_qpu_seconds", "max_shots")
 
 
-@dataclass(frozen=True)
-class HardwareSettings:
+class HardwareSettings(Section):
     """Settings and budgets of a run on a backend.
 
     Args:
@@ -61,93 +50,75 @@ class HardwareSettings:
         'calibration'
     """
 
-    shots: int = 4096
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+
+    shots: Count = 4096
     primitive: Primitive = "sampler"
     mode: Mode | None = None
     mitigation: Mitigation = "none"
-    resilience: int = 1
+    resilience: Literal[0, 1, 2] = 1
     twirl_gates: bool = False
     twirl_readout: bool = False
-    decoupling: str | None = None
-    max_execution_time: int | None = None
-    max_qpu_seconds: float | None = None
-    max_shots: int | None = None
-    layout: tuple[int, ...] | None = None
-    seed: int | None = None
+    decoupling: Literal["XX", "XpXm", "XY4"] | None = None
+    max_execution_time: Count | None = None
+    max_qpu_seconds: float | None = Field(None, gt=0)
+    max_shots: Count | None = None
+    layout: tuple[Annotated[int, Field(ge=0)], ...] | None = None
+    seed: Seed | None = None
     predict: bool = True
     cache: bool = True
-    max_executions: int = 10_000_000
-    max_job_bytes: int = 100_000_000
+    max_executions: Count = 10_000_000
+    max_job_bytes: Count = 100_000_000
 
-    def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, np.generic | np.ndarray):
-                object.__setattr__(self, field.name, value.tolist())
-        for name, choices in CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise unknown_name(name, getattr(self, name), map(str, choices))
-        for name in (*POSITIVE, *POSITIVE_OR_NONE):
-            value = getattr(self, name)
-            if value is None and name in POSITIVE_OR_NONE:
-                continue
-            kinds = (int, float) if name == "max_qpu_seconds" else int
-            if isinstance(value, bool) or not isinstance(value, kinds) or not 0 < value < math.inf:
-                what = "whole number" if kinds is int else "number"
-                raise InvalidInputError(f"{name} must be a positive {what}, got {value!r}")
-        for name in SWITCHES:
-            if not isinstance(value := getattr(self, name), bool):
-                raise InvalidInputError(f"{name} must be true or false, got {value!r}")
-        if self.seed is not None:
-            object.__setattr__(self, "seed", check_integer("seed", self.seed, 0))
+    @model_validator(mode="before")
+    @classmethod
+    def _plain(cls, content: Any) -> Any:
+        """Turn NumPy's values into Python's, and lists into tuples."""
+
+        def plain(value: Any) -> Any:
+            if isinstance(value, list | tuple):
+                return tuple(map(plain, value))
+            return plain(value.tolist()) if isinstance(value, np.generic | np.ndarray) else value
+
+        return {key: plain(value) for key, value in content.items()}
+
+    @model_validator(mode="after")
+    def _together(self) -> Self:
         if self.primitive == "estimator" and self.mitigation != "none":
-            raise InvalidInputError(
+            raise ValueError(
                 "mitigation applies to the sampler only; for the estimator, use resilience (1 "
                 "corrects read-out errors)"
             )
         if self.primitive == "estimator" and (self.twirl_gates or self.twirl_readout):
-            raise InvalidInputError(
+            raise ValueError(
                 "twirl_gates and twirl_readout apply to the sampler only; for the estimator, "
                 "resilience sets the twirling (1 measurements, 2 also gates)"
             )
         if self.primitive == "sampler" and self.resilience != 1:
-            raise InvalidInputError(
+            raise ValueError(
                 f"resilience applies to the estimator only, got {self.resilience} for the sampler; "
                 f"use mitigation to correct its read-out errors"
             )
         if self.shots > self.max_executions:
-            raise InvalidInputError(
+            raise ValueError(
                 f"shots must be at most max_executions ({self.max_executions}), got {self.shots}"
             )
-        if self.layout is not None:
-            try:
-                if isinstance(self.layout, Set | Mapping):
-                    raise TypeError("the order of qubits counts")
-                qubits = tuple(check_integer("layout", qubit, 0) for qubit in self.layout)
-            except (TypeError, InvalidInputError):
-                raise InvalidInputError(
-                    f"layout must be the number of a qubit for each wire, got {self.layout!r}"
-                ) from None
-            object.__setattr__(self, "layout", qubits)
+        return self
 
     @classmethod
     def of(cls, options: Mapping[str, Any], settings: "HardwareSettings | None" = None) -> Self:
         """Return the given settings, or settings made from field names and values."""
-        if settings is not None:
-            if not isinstance(settings, cls):
-                raise InvalidInputError(f"settings must be HardwareSettings, got {settings!r}")
-            if options:
-                raise InvalidInputError(f"pass settings or {sorted(options)}, not both")
-            return settings
-        known = [field.name for field in fields(cls)]
-        for name in options:
-            if name not in known:
-                raise unknown_name("hardware setting", name, known)
-        return cls(**options)
+        if settings is None:
+            return cls(**options)
+        if not isinstance(settings, cls):
+            raise InvalidInputError(f"settings must be HardwareSettings, got {settings!r}")
+        if options:
+            raise InvalidInputError(f"pass settings or {sorted(options)}, not both")
+        return settings
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as data that JSON can hold; `of` reads them."""
-        return asdict(self) | {"layout": None if self.layout is None else list(self.layout)}
+        return self.model_dump(mode="json")
 
     def executions(self, sets: int) -> int:
         """Return the executions that IBM's client sends in one job of `sets` parameter sets.

@@ -1,7 +1,6 @@
 """Build a head by its type: the quantum head, its rivals, and its ablations."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal, get_args
 
 import torch
@@ -9,7 +8,7 @@ from pydantic import BeforeValidator, Field
 
 from qmtl._sections import Section, Seed
 from qmtl.circuit import Encoding, HeadCircuit, without_blocks, without_entanglers
-from qmtl.errors import InvalidInputError, check_integer, unknown_name
+from qmtl.errors import InvalidInputError, unknown_name
 from qmtl.heads._extended import ExtendedHead
 from qmtl.heads._gated import GatedHead, common_circuit
 from qmtl.heads._head import Head
@@ -18,7 +17,6 @@ from qmtl.heads._low_rank import LowRankLinearHead
 from qmtl.heads._peers import SharedVQCHead, VQCPerTaskHead
 from qmtl.heads._quantum import QuantumHead
 from qmtl.heads._shared_blocks import HyperHead, MixtureHead
-from qmtl.simulators import Simulator
 
 HeadType = Literal[
     "quantum",
@@ -48,12 +46,11 @@ HEADS: dict[str, Any] = {
 """Classes of heads by the names that saved models use."""
 
 
-@dataclass(frozen=True)
-class HeadOptions:
-    """Options of a head other than its circuit.
+class HeadOptions(Section):
+    """Options of a head other than its type and circuit.
 
     Args:
-        simulator: simulator of heads that have a circuit.
+        simulator: simulator of heads that have a circuit: a name, or a `Simulator`.
         angle_map: map from features to angles, for heads that have a circuit, see `QuantumHead`.
         initial: initial weights of heads that have a circuit, see `QuantumHead`.
         width: (fixed-width, shared-vqc) number of features of the representation, for any number of
@@ -62,32 +59,25 @@ class HeadOptions:
         rank: (low-rank) width of the bottleneck; None chooses it, and whether the outputs have a
             bias, so that the number of parameters is closest to the quantum head's.
         seed: seed of the initial weights; None draws it from torch's global generator.
-        gates: whether tasks of one kind also have a common predictor, see `GatedHead`.
+        gates: whether tasks of one kind also have a common predictor, which a gate per task mixes
+            with the task's own predictor; gates reveal outlier tasks, see `GatedHead`.
         inventory: (mixture) number of blocks that tasks share and mix, see `MixtureHead`.
         token: (hyper) length of each task's token, see `HyperHead`.
-
-    Raises:
-        InvalidInputError: for a width, rank, inventory or token below 1.
 
     Example:
         >>> HeadOptions(width=4).rank is None
         True
     """
 
-    simulator: str | Simulator = "lightcone"
-    angle_map: str = "narrow"
-    initial: str = "equator"
-    width: int = 8
-    rank: int | None = None
+    simulator: Any = "lightcone"
+    angle_map: Literal["narrow", "tanh", "identity"] = "narrow"
+    initial: Literal["equator", "normal", "uniform"] = "equator"
+    width: int = Field(8, ge=1)
+    rank: int | None = Field(None, ge=1)
     seed: int | None = None
     gates: bool = False
-    inventory: int = 2
-    token: int = 2
-
-    def __post_init__(self) -> None:
-        for name in ("width", "inventory", "token", "rank"):
-            if name != "rank" or self.rank is not None:
-                object.__setattr__(self, name, check_integer(name, getattr(self, name)))
+    inventory: int = Field(2, ge=1)
+    token: int = Field(2, ge=1)
 
     @property
     def of_circuits(self) -> dict[str, Any]:
@@ -106,40 +96,22 @@ def _one_model(value: Any) -> Any:
     return value
 
 
-class HeadSection(Section):
-    """The head: quantum, a rival, or an ablation.
+class _HeadType(Section):
+    type: Annotated[HeadType, BeforeValidator(_one_model)] = "quantum"
+
+
+class HeadSection(HeadOptions, _HeadType):
+    """Section ``[head]``: quantum, a rival, or an ablation, with the keys of `HeadOptions`.
 
     Attributes:
         type: type of the head, see `build_head`.
-        simulator: simulator of heads that have a circuit.
-        angle_map: map from features to angles, for heads that have a circuit.
-        initial: initial weights of heads that have a circuit.
-        width: (fixed-width, shared-vqc) number of features of the representation.
-        rank: (low-rank) width of the bottleneck; None for the closest parameter count.
         single_task: head of each single-task model that a comparison trains: ``linear``, on a
             representation as wide as the shared one, or ``quantum``, on the task's own register.
-        seed: seed of the initial weights.
-        gates: whether tasks of one kind also have a common predictor, which a gate per task mixes
-            with the task's own predictor; gates reveal outlier tasks, see `GatedHead`.
-        inventory: (mixture) number of blocks that tasks share and mix, see `MixtureHead`.
-        token: (hyper) length of each task's token, see `HyperHead`.
     """
 
-    type: Annotated[HeadType, BeforeValidator(_one_model)] = "quantum"
-    simulator: str = "lightcone"
-    angle_map: Literal["narrow", "tanh", "identity"] = "narrow"
-    initial: Literal["equator", "normal", "uniform"] = "equator"
-    width: int = Field(8, ge=1)
-    rank: int | None = Field(None, ge=1)
     single_task: Literal["linear", "quantum"] = "linear"
+    simulator: str = "lightcone"
     seed: Seed = 0
-    gates: bool = False
-    inventory: int = Field(2, ge=1)
-    token: int = Field(2, ge=1)
-
-    def options(self) -> HeadOptions:
-        """Return all options except the type, as `qmtl.heads.build_head` takes them."""
-        return HeadOptions(**self.model_dump(exclude={"type", "single_task"}))
 
 
 def build_head(
@@ -206,7 +178,8 @@ def head_parameters(
         {'quantum': 144, 'linear': 528, 'low-rank': 144}
     """
     with torch.device("meta"):
-        head = build_head(head_type, circuit, replace(options or HeadOptions(), seed=0))
+        seeded = (options or HeadOptions()).model_copy(update={"seed": 0})
+        head = build_head(head_type, circuit, seeded)
     return sum(p.numel() for p in head.parameters() if p.requires_grad or not trainable)
 
 

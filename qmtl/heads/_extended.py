@@ -8,7 +8,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from qmtl.circuit import Ansatz, Gate, HeadCircuit, PauliStrings
+from qmtl.circuit import Ansatz, Gate, HeadCircuit, PauliStrings, rebuilt
 from qmtl.errors import InvalidInputError, unknown_name
 from qmtl.heads._generated import GeneratedBlocks
 from qmtl.heads._head import Head, head_from_dict
@@ -48,18 +48,14 @@ def reading_circuit(circuit: HeadCircuit) -> HeadCircuit:
         [3, 7]
     """
     blocks: dict[str, Ansatz] = {}
-    readouts, tasks, sizes = {}, [], {}
+    readouts, tasks = {}, []
     for name, register in circuit.registers.items():
         n_wires = len(register.wires)
         strings = tuple(_strings(n_wires, n_wires if n_wires <= MOST_WIRES else 2))
         read = tuple(register.readout.read_wires(n_wires))
         blocks[name], readouts[name] = _ReadAs(circuit.ansatz(name), read), PauliStrings(strings)
         tasks.append(Task.multilabel(name, len(strings)))
-        sizes[name] = n_wires
-    shape: dict[str, Any] = {"wires_per_task": sizes}
-    if circuit.layout == "shared":
-        shape = {"layout": "shared", "n_wires": circuit.n_wires}
-    return HeadCircuit(tasks, circuit.encoding, blocks, readouts=readouts, **shape)
+    return rebuilt(circuit, blocks=blocks, tasks=tasks, readouts=readouts)
 
 
 def _strings(n_wires: int, most: int) -> Iterator[str]:

@@ -6,7 +6,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from qmtl.circuit import HeadCircuit
+from qmtl.circuit import HeadCircuit, rebuilt
 from qmtl.errors import InvalidInputError
 from qmtl.heads._head import Head, head_from_dict
 from qmtl.heads._task_rows import TaskRows
@@ -144,17 +144,7 @@ def common_circuit(circuit: HeadCircuit) -> HeadCircuit | None:
     if not tasks:
         return None
     first = {task.name: _members(task, circuit.tasks)[0] for task in tasks}
-    sizes = {name: len(circuit.registers[member].wires) for name, member in first.items()}
-    partitioned = circuit.layout == "partitioned"
-    return HeadCircuit(
-        tasks,
-        circuit.encoding,
-        {name: circuit.ansatz(member) for name, member in first.items()},
-        layout=circuit.layout,
-        wires_per_task=sizes if partitioned else None,
-        n_wires=None if partitioned else circuit.n_wires,
-        readouts={name: circuit.registers[member].readout for name, member in first.items()},
-    )
+    return rebuilt(circuit, tasks=tasks, like=first)
 
 
 def _members(common: Task, tasks: Sequence[Task]) -> list[str]:

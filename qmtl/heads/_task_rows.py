@@ -73,7 +73,7 @@ class TaskRows(nn.Module):
 
     @property
     def row_of(self) -> Tensor:
-        """For each entry along the first axis, the index of its task, int64.
+        """The index of each row's task, int64; rows are entries along the first axis.
 
         Example:
             >>> TaskRows({"a": torch.zeros(2), "b": torch.ones(3)}).row_of

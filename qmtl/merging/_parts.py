@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from qmtl._growth import last_layer, separate_encodings
+from qmtl._growth import joined_circuit, last_layer, separate_encodings
 from qmtl._model_files import check_plain
-from qmtl.circuit import HeadCircuit, RegisterEncoding
+from qmtl.circuit import RegisterEncoding, rebuilt
 from qmtl.data import column_differences
 from qmtl.encoders import TaskEncoder
 from qmtl.errors import InvalidInputError
@@ -239,20 +239,14 @@ def _joined_head(models: Models, base: MultiTaskModel, parts: Models) -> Head:
         return _loaded(head, state, models)
     circuit = base.head.circuit
     circuits = [model.head.circuit for model in models]
-    blocks = {task.name: c.ansatz(task.name) for c in circuits for task in c.tasks}
-    registers = {name: r for c in circuits for name, r in c.registers.items()}
-    readouts = {name: register.readout for name, register in registers.items()}
     if circuit.layout == "shared":
-        joined = HeadCircuit(
-            tasks, circuit.encoding, blocks, layout="shared", n_wires=circuit.n_wires,
-            readouts=readouts,
-        )  # fmt: skip
+        blocks = {task.name: c.ansatz(task.name) for c in circuits for task in c.tasks}
+        readouts = {name: r.readout for c in circuits for name, r in c.registers.items()}
+        joined = rebuilt(circuit, blocks=blocks, tasks=tasks, readouts=readouts)
     else:
         # Merged and grown models already have one encoding per register group.
         widths, inner = separate_encodings(circuit)
-        encoding = RegisterEncoding(widths * len(parts), inner)
-        sizes = {name: len(register.wires) for name, register in registers.items()}
-        joined = HeadCircuit(tasks, encoding, blocks, wires_per_task=sizes, readouts=readouts)
+        joined = joined_circuit(circuits, RegisterEncoding(widths * len(parts), inner))
     frozen = all(model.head.frozen for model in models)
     simulator, angle_map = base.head.simulator, base.head.angle_map
     quantum = QuantumHead(joined, simulator, angle_map=angle_map, frozen=frozen, seed=0)

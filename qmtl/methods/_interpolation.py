@@ -113,7 +113,7 @@ class _Interpolating(Method):
         return replace(losses, values=torch.stack(values))
 
     def mixed(self, losses: TaskLosses, step: Step, first: int, second: int, mix: float) -> Tensor:
-        """Return the loss of the mixture of two tasks."""
+        """Return the loss of rows of one task mixed with random rows of another, for both tasks."""
         features, targets = losses.features, losses.batch.targets
         assert features is not None
         labelled = step.layout.labelled(targets)

@@ -339,7 +339,7 @@ def _too_wide(device: str, circuit: TapeCircuit, labels: Sequence[Any]) -> str:
     gates = ", ".join(
         f"{gate.name} on {[labels[i] for i in gate.wires]}" for gate, _ in cones[name].growth[-3:]
     )
-    # If no gate widens the light cone, the measurement has too many wires.
+    # Without such gates the measurement itself has too many wires.
     why = f" The first gates of the circuit that widen its light cone are {gates}." if gates else ""
     return (
         f"{device}: the measurement on {len(read)} wires, {read[:6]}{'…' * (len(read) > 6)}, "

@@ -85,7 +85,7 @@ def _constant(op: Any) -> Angle | None:
 
 
 def basis_gates(measurement: MeasurementProcess) -> list[Any]:
-    """Return gates from `GATES` that rotate a measurement to the Z basis."""
+    """Return gates, all in `GATES`, after which a Z measurement gives the measurement."""
     gates = measurement.diagonalizing_gates()
     if not all(op.name in GATES for op in gates):
         (tape,), _ = decomposed(QuantumScript(gates), name="qmtl's devices")

@@ -12,9 +12,9 @@ from qmtl.circuit import HeadCircuit, Register, task_strings
 from qmtl.errors import CircuitTooLargeError, InvalidInputError, unknown_name
 from qmtl.simulators import Simulator, check_angles, check_weights, memory_limit, weights_by_name
 
-# Devices that hold a state of all wires, and the number of the state's index bits per wire.
+# Devices that store the state of all wires: 2 ** (bits * wires) amplitudes, with these bits.
 STATE_WIRES = {"default.qubit": 1, "lightning.qubit": 1, "default.mixed": 2}
-BYTES_PER_AMPLITUDE = 8  # at least: single precision
+BYTES_PER_AMPLITUDE = 8  # in single precision; double precision takes twice as many
 
 
 class PennyLaneSimulator(Simulator):

@@ -207,9 +207,10 @@ def joint_cone(circuit: HeadCircuit, tasks: Sequence[str]) -> Cone:
 
 
 def _local_order(n_wires: int, cone: LightCone, read: list[int], inner: set[int]) -> list[int]:
-    """Order the wires: those that are read, the block's others, the rest along the ring.
+    """Order a cone's wires: those that are read, other wires of the block, all others.
 
-    Positions on the ring start at the first wire that is read. So equal cones get equal orders.
+    The last two parts are ordered by distance along the ring from the first wire that is read.
+    Therefore cones that differ by a rotation of the ring get the same order, and can share a plan.
     """
 
     def offset(wire: int) -> int:

@@ -117,5 +117,5 @@ def run_items(run: Callable[..., None], n_items: int, operations: float, *argume
 
 @cache
 def _pool(process: int, n_threads: int) -> ThreadPoolExecutor:
-    """Return the threads of this process, because a forked child has none of its parent's."""
+    """Return a process's pool of threads: a forked child cannot use the pool of its parent."""
     return ThreadPoolExecutor(n_threads, thread_name_prefix="qmtl")

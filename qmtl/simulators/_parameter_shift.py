@@ -137,7 +137,7 @@ def shift_plan(circuit: HeadCircuit) -> ShiftPlan:
 def shifted_values(
     plan: ShiftPlan, tasks: Sequence[str], angles: Tensor, values: Tensor, measured: Measured
 ) -> Tensor:
-    """Return measured outputs whose gradients are measured at shifted angles.
+    """Return `values` with gradients by the parameter-shift rule, for torch's backward pass.
 
     Args:
         plan: plan of the circuit.

@@ -77,7 +77,7 @@ class SparseRows:
         # reshape cannot infer the width (-1) of a tensor without entries.
         width = math.prod(self.joint.shape[2:])
         values = self.joint.reshape(n_groups, n_places, width).transpose(0, 1)
-        # Two rows overlap only at equal places: multiply their entries there.
+        # Two rows have non-zero entries in common only at equal places: others add nothing.
         products = values @ values.transpose(1, 2)
         first, second = p.same
         group = p.group[p.task]

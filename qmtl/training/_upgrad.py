@@ -73,9 +73,10 @@ class PivotingProjector(DualConeProjector):
 def complementary(matrix: Floats, offsets: Floats, rounds: int | None = None) -> Floats:
     """Solve, for each row ``q``: ``z >= 0`` with ``y = Mz + q >= 0`` and ``z'y = 0``.
 
-    M is symmetric and positive definite, (m, m); the rows q and z are (n, m). Rounding
-    errors may leave some y negative. scipy's non-negative least squares solves a row that pivoting
-    does not solve in `rounds` rounds; the default is far more than ever needed.
+    M is symmetric and positive definite, (m, m); offsets (rows q) and result (rows z) are (n, m).
+    Rounding errors may leave some y slightly negative. A row that pivoting has not solved after
+    `rounds` rounds is solved by scipy's non-negative least squares; the default number is far
+    above what rows need.
     """
     matrix, offsets = (np.ascontiguousarray(given, float) for given in (matrix, offsets))
     found = np.zeros_like(offsets)

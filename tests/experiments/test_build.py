@@ -19,7 +19,7 @@ DATA = build_data(RECIPE)
 @pytest.mark.parametrize("kind", HEAD_TYPES)
 def test_every_type_trains_and_is_saved(kind, tmp_path):
     model = build_model(RECIPE, DATA, kind)
-    count = head_parameters(kind, build_circuit(RECIPE, DATA.tasks), RECIPE.head.options())
+    count = head_parameters(kind, build_circuit(RECIPE, DATA.tasks), RECIPE.head)
     assert sum(p.numel() for p in model.head.parameters() if p.requires_grad) == count
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     result = qmtl.fit(model, DATA, RECIPE.training, progress=False)
