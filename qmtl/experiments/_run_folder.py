@@ -43,7 +43,7 @@ NOTE = "process.json"
 KINDS = (".csv", ".png", ".svg", ".pdf")  # of files with affinities
 # While the compiled kernels load, torch does about this many operations on small states.
 FEW_OPERATIONS = 2e9
-PACKAGES = ("qmtl", "torch", "pennylane", "pytorch-lightning", "torchjd", "numpy")
+PACKAGES = ("qmtl", "torch", "pennylane", "pytorch-lightning", "torchjd", "torchmetrics", "numpy")
 
 # Metrics in ``results.json``. JSON has no NaN: an undefined metric is null.
 _Metrics = dict[str, dict[str, float | None]]

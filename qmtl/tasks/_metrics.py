@@ -1,7 +1,13 @@
-"""Metrics of many columns of predictions at once, and checks of the rows' weights."""
+"""Metrics: as torchmetrics objects, and computed for many columns of predictions at once.
+
+The import of torchmetrics takes seconds, so functions import it when they need it.
+"""
 
 import math
-from typing import Any
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -9,14 +15,68 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from qmtl.errors import InvalidInputError
+from qmtl.tasks._definition import metric_names
+
+if TYPE_CHECKING:
+    from torchmetrics import MetricCollection
+
+    from qmtl.tasks._task import Task
 
 ECE_BINS = 15  # as in torchmetrics
 _RANKED = ("auroc", "average_precision")
+_TORCHMETRICS = {
+    "accuracy": ("Accuracy", "micro"), "balanced_accuracy": ("Accuracy", "macro"),
+    "f1": ("F1Score", "macro"), "macro_f1": ("F1Score", "macro"),
+    "weighted_f1": ("F1Score", "weighted"), "auroc": ("AUROC", None),
+    "average_precision": ("AveragePrecision", None), "matthews": ("MatthewsCorrCoef", None),
+    "ece": ("CalibrationError", None), "r2": ("R2Score", None), "mse": ("MeanSquaredError", None),
+    "mae": ("MeanAbsoluteError", None), "pearson": ("PearsonCorrCoef", None),
+    "spearman": ("SpearmanCorrCoef", None),
+}  # fmt: skip
+"""torchmetrics' class, and the kind of average over classes or labels, by metric name."""
+
+
+@contextmanager
+def silence() -> Iterator[None]:
+    """Silence torchmetrics' warnings about undefined metrics, for which qmtl returns NaN."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", category=UserWarning)
+        yield
 
 
 def harden(predictions: Tensor) -> Tensor:
     """Convert probabilities to hard labels; 0.5 is positive."""
     return (predictions >= 0.5).long()
+
+
+def metric_collection(task: "Task") -> "MetricCollection":
+    """Return a task's metrics as torchmetrics objects."""
+    from torchmetrics import MetricCollection
+
+    with silence():
+        built = {n: _torchmetric(task.kind, task.n_outputs, n) for n in metric_names(task)}
+        return MetricCollection(built, compute_groups=False)
+
+
+def _torchmetric(kind: str, n: int, name: str) -> Any:
+    import torchmetrics
+    from torchmetrics.wrappers import LambdaInputTransformer
+
+    own, average = _TORCHMETRICS[name]
+    make = getattr(torchmetrics, own)
+    if kind == "regression":
+        return make(num_outputs=n) if name in ("pearson", "spearman") else make()
+    # torchmetrics thresholds at > 0.5, `Task.decision` at >= 0.5.
+    hard = kind != "multiclass" and name not in (*_RANKED, "ece")
+    if kind == "multilabel" and n == 1:  # torchmetrics refuses a single label
+        kind = "binary"
+    elif kind == "binary" and name in ("balanced_accuracy", "macro_f1", "weighted_f1"):
+        kind, n = "multiclass", 2
+    options: dict[str, Any] = {} if average is None else {"average": average}
+    if kind != "binary":
+        options["num_classes" if kind == "multiclass" else "num_labels"] = n
+    metric = make(task=kind, **options)
+    return LambdaInputTransformer(metric, transform_pred=harden) if hard else metric
 
 
 def column_scores(kind: str, name: str, p: Tensor, y: Tensor, w: Tensor) -> Tensor:
@@ -131,7 +191,6 @@ def _varied(values: Tensor, w: Tensor) -> Tensor:
 
 def _below(values: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
     """Return, for each row's value, the weight of the rows below it, and of those not above it."""
-    values = values.contiguous()  # otherwise torch warns
     ordered, order = values.sort(dim=1)
     total = pad(w.gather(1, order).cumsum(1), (1, 0))
     places = (torch.searchsorted(ordered, values, right=right) for right in (False, True))

@@ -12,7 +12,7 @@ from qmtl.errors import InvalidInputError
 from qmtl.tasks._definition import is_flat, metric_names
 from qmtl.tasks._labels import read_labels
 from qmtl.tasks._layout import TaskLayout, alike, task_layout
-from qmtl.tasks._metrics import column_scores, row_weights
+from qmtl.tasks._metrics import column_scores, row_weights, silence
 
 if TYPE_CHECKING:
     from qmtl.tasks._task import Task
@@ -121,7 +121,8 @@ def evaluate_joined(
                 some = same[start : start + size]
                 tasks = [layout.tasks[group.tasks[i]] for i in some]
                 names, own = metric_names(tasks[0]), (given[some], labels[some], weights.double())
-                values = [_scores(group.kind, name, *own).tolist() for name in names]
+                with silence():
+                    values = [_scores(group.kind, name, *own).tolist() for name in names]
                 for task, scores in zip(tasks, zip(*values, strict=True), strict=True):
                     # With the same NaN object everywhere, equal metrics are equal dictionaries.
                     own_scores = (math.nan if math.isnan(score) else score for score in scores)

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -13,7 +13,10 @@ from qmtl.tasks import _labels as labels
 from qmtl.tasks import _scores as scores
 from qmtl.tasks._definition import TaskDefinition, is_flat, metric_names
 from qmtl.tasks._layout import task_layout
-from qmtl.tasks._metrics import harden
+from qmtl.tasks._metrics import harden, metric_collection
+
+if TYPE_CHECKING:
+    from torchmetrics import MetricCollection
 
 
 @dataclass(frozen=True)
@@ -228,6 +231,21 @@ class Task(TaskDefinition):
         if self.kind == "multiclass":
             return predictions.argmax(dim=-1)
         return harden(predictions)
+
+    def metrics(self) -> "MetricCollection":
+        """Return the metrics as a `torchmetrics.MetricCollection`, which accumulates over batches.
+
+        The collection takes predictions in the form of `activation`, and targets *without* missing
+        labels (int64 for classes). Undefined metrics follow torchmetrics' conventions. With several
+        regression targets, pearson and spearman give one value per target.
+
+        Example:
+            >>> import torch
+            >>> collection = Task.binary("a", metrics=("accuracy", "f1")).metrics()
+            >>> collection(torch.tensor([0.9, 0.2]), torch.tensor([1, 1]))
+            {'accuracy': tensor(0.5000), 'f1': tensor(0.6667)}
+        """
+        return metric_collection(self)
 
     def evaluate(
         self, predictions: Any, targets: Any, sample_weight: Any = None
