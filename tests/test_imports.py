@@ -59,6 +59,7 @@ MAY_IMPORT = {
     "hardware": MODEL | {"hardware"},
     "merging": TRAINING,
     "sklearn": TRAINING,
+    "__main__": {"cli"},
     "cli": EXPERIMENTS | {"hardware", "merging", "sklearn"},
 }
 
