@@ -47,6 +47,12 @@ def model_for(
 def trained_briefly(data: qmtl.data.MultiTaskData, head: str = "quantum") -> qmtl.MultiTaskModel:
     """A model after one epoch, when gradients say what tasks want."""
     model = model_for(data, head)
-    options = {"learning_rate": 0.003, "restore_best": False, "progress": False, "seed": 0}
+    options = {
+        "learning_rate": 0.003,
+        "restore_best": False,
+        "progress": False,
+        "seed": 0,
+        "batch_size": 128,
+    }
     qmtl.fit(model, data, max_epochs=1, **options)
     return model
