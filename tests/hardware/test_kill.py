@@ -1,12 +1,10 @@
 """The process is killed (-9) at every step of submitting and fetching; the same command goes on.
 
 Steps are what leaves the process: each transaction of the ledger, and each request about jobs. The
-process dies after the step, before it knows of it. It is a fork of a small process: a worker of
-pytest is large, and to copy its memory takes longer than a run.
+process dies after the step, before it knows of it.
 """
 
 import itertools
-import multiprocessing
 import os
 import signal
 import sqlite3
@@ -15,12 +13,8 @@ import pytest
 
 from qmtl.hardware import Ledger, submit, wait
 from tests.hardware.dispatch_samples import quick, small_run
+from tests.hardware.server import SERVER
 from tests.hardware.test_dispatch import check_once
-
-SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(
-    [__name__, "qiskit_ibm_runtime", "qiskit_aer", "tenacity", "platformdirs"]
-)
 
 
 def die_at_step(step):
