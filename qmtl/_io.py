@@ -30,6 +30,8 @@ NARROW = 60
 def silenced(*names: str) -> Iterator[None]:
     """Let the loggers with these names report errors only."""
     loggers = [logging.getLogger(name) for name in names]
+    # To set a level takes a while where many packages have loggers.
+    loggers = [logger for logger in loggers if logger.level != logging.ERROR]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.ERROR)

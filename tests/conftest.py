@@ -40,8 +40,8 @@ if not torch.accelerator.is_available():
     # Torch's own seed leaves a stack for every kind of device, which takes a millisecond.
     torch.manual_seed = lambda seed: torch.default_generator.manual_seed(int(seed))
 # Torch, JAX, PennyLane and Qiskit are a million objects, and to look through all of them takes a
-# second: do so a tenth as often as Python does by itself, and not while they are imported.
-gc.set_threshold(10 * gc.get_threshold()[0], *gc.get_threshold()[1:])
+# second: do so rarely, and not while they are imported.
+gc.set_threshold(30_000, 20, 50)
 gc.disable()
 # Each command line of a test would make all commands anew.
 typer.main.get_command = functools.cache(typer.main.get_command)

@@ -13,7 +13,7 @@ def _scores(metrics):
 
 @pytest.mark.slow
 def test_quantum_head_learns_digits_about_as_well_as_a_linear_head(tmp_path):
-    fewer = "training.max_epochs=15"  # of 40
+    fewer = "training.max_epochs=10"  # of 40
     recipe = read_recipe("digits", ['compare=["linear"]', "training.accelerator=cpu", fewer])
     results = start_run(recipe, tmp_path / "run", progress=False).results
     quantum = _scores(results["metrics"]["test"])

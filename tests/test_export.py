@@ -111,31 +111,29 @@ def test_a_shared_register_as_onnx(tmp_path):
 
 ADDED = ExtendedHead(QuantumHead(FEW, seed=0), binary_tasks(2), blocks=["t1"], seed=0)
 LOCAL = LocalLinearHead(FEW.tasks, FEW.n_features, register_columns(FEW), seed=0)
-# Encoders have a linear head, and heads a linear encoder: a circuit takes seconds to export.
+# Each encoder and head once, and few circuits: one takes seconds to export.
 PRESENT = torch.tensor([[1.0, 0], [0, 1], [1, 1], [0, 0], [1, 1]])
-PARTS = (
-    {
-        "cnn": (CNN(1, 8, out_features=FEW.n_features, seed=0), LOCAL, inputs(1, 8, 8)),
-        "fourier": (FourierFeatures(6, FEW.n_features, seed=0), LOCAL, inputs(6)),
-        "linear": (None, LinearHead(FEW.tasks, FEW.n_features, seed=0), inputs(6)),
-        "vqc": (MLP(6, out_features=2, seed=0), SharedVQCHead(FEW.tasks, 2, seed=0), inputs(6)),
-        "vqc per task": (None, VQCPerTaskHead(FEW, seed=0), inputs(6)),
-        "local": (None, LOCAL, inputs(6)),
-        "added tasks": (None, ADDED, inputs(6)),
-    }
-    | {
-        gate: (Experts(6, LOCAL.task_columns(), 2, gate=gate, seed=0), LOCAL, inputs(6))
-        for gate in ("mmoe", "dselect", "exclusive")
-    }
-    | {
-        kind: (
-            Fusion({"a": 3, "b": 2}, FEW.n_features, kind, dim=4, n_heads=2, seed=0),
-            LOCAL,
-            torch.cat([PRESENT, inputs(5)], dim=1),
-        )
-        for kind in ("concat", "gated", "cross-attention")
-    }
-)
+PARTS = {
+    "cnn": (
+        CNN(1, 8, out_features=FEW.n_features, seed=0),
+        LinearHead(FEW.tasks, FEW.n_features, seed=0),
+        inputs(1, 8, 8),
+    ),
+    "fourier": (FourierFeatures(6, FEW.n_features, seed=0), LOCAL, inputs(6)),
+    "vqc": (MLP(6, out_features=2, seed=0), SharedVQCHead(FEW.tasks, 2, seed=0), inputs(6)),
+} | {
+    gate: (Experts(6, LOCAL.task_columns(), 2, gate=gate, seed=0), LOCAL, inputs(6))
+    for gate in ("mmoe", "dselect", "exclusive")
+} | {
+    kind: (
+        Fusion({"a": 3, "b": 2}, FEW.n_features, kind, dim=4, n_heads=2, seed=0),
+        head,
+        torch.cat([PRESENT, inputs(5)], dim=1),
+    )
+    for kind, head in (
+        ("concat", VQCPerTaskHead(FEW, seed=0)), ("gated", ADDED), ("cross-attention", LOCAL),
+    )
+}  # fmt: skip
 
 
 def exported(model, path, **options):

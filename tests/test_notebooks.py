@@ -2,12 +2,17 @@
 
 import os
 import re
+import sys
 from pathlib import Path
 
+import matplotlib
+import matplotlib.pyplot as plt
 import nbclient
 import nbformat
 import pytest
+from IPython.core.interactiveshell import InteractiveShell
 from jupyter_client.manager import KernelManager
+from traitlets.config import Config
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
@@ -17,16 +22,6 @@ LONGEST_CELL = 30  # lines
 # Figures are drawn once, small: to cut their margins off, they would be drawn twice.
 SMALL_FIGURES = """%matplotlib inline
 %config InlineBackend.print_figure_kwargs = {"bbox_inches": None, "dpi": 30}"""
-# As tests/conftest.py does: to look through a million modules' objects, to ask all packages for
-# plugins at each training, and to place labels takes longer than most cells.
-QUICK_KERNEL = """
-import functools, gc, importlib.metadata
-import matplotlib.pyplot, pytorch_lightning, qmtl, torch
-gc.set_threshold(10 * gc.get_threshold()[0], *gc.get_threshold()[1:])
-importlib.metadata.entry_points = functools.cache(importlib.metadata.entry_points)
-from matplotlib.layout_engine import ConstrainedLayoutEngine
-ConstrainedLayoutEngine.execute = lambda engine, figure: None
-"""
 MAY_DEFINE_CLASSES = "08"  # how to write parts of your own
 
 
@@ -42,52 +37,58 @@ def test_there_are_notebooks():
     assert len(NOTEBOOKS) >= 8
 
 
-@pytest.fixture(scope="module")
-def kernel():
-    """One kernel for all notebooks, since to start one and to import takes longer than most."""
-    manager = KernelManager(kernel_name="python3")
-    manager.start_kernel(env=os.environ | {"OMP_NUM_THREADS": "1", "QMTL_SMOKE": "1"})
-    first = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(QUICK_KERNEL)])
-    nbclient.NotebookClient(first, km=manager, timeout=300).execute()
-    yield manager
-    manager.shutdown_kernel(now=True)
+class Shell(InteractiveShell):
+    def enable_gui(self, gui=None):
+        """Figures inside a notebook need no window."""
 
 
-def run(path, kernel, folder, data):
-    """Execute the small form of a notebook in a folder, without names that others have left.
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """Execute the small form of a notebook in a new folder, as Jupyter's kernels do.
 
-    Returns:
-        What the notebook's own cells have put out.
+    In this process, which has imported what notebooks need.
     """
-    variables = {"QMTL_DATA": str(data), "QMTL_LEDGER": str(folder / "ledger.sqlite")}
-    # %reset collects garbage, of which modules are none.
-    fresh = f"import gc\ngc.freeze()\n%reset -f\n{SMALL_FIGURES}\n"
-    fresh += f"import os\nos.chdir({str(folder)!r})\n"
-    fresh += f"os.environ |= {variables}\ndel os"
-    notebook = _read(path)
-    notebook.cells.insert(0, nbformat.v4.new_code_cell(fresh))
-    # Raises with the cell and its traceback.
-    nbclient.NotebookClient(notebook, km=kernel, timeout=300).execute()
-    return [cell.outputs for cell in _code(notebook)[1:]]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("QMTL_SMOKE", "1")
+    monkeypatch.setenv("QMTL_LEDGER", str(tmp_path / "ledger.sqlite"))
+    config = Config()
+    config.HistoryManager.enabled = False
+    for name in ("ps1", "ps2", "ps3"):  # prompts, which IPython sets
+        monkeypatch.setattr(sys, name, "", raising=False)
+    shell = Shell.instance(config=config)
+
+    def execute(notebook, data):
+        monkeypatch.setenv("QMTL_DATA", str(data))
+        for source in (SMALL_FIGURES, *(cell.source for cell in _code(notebook))):
+            shell.run_cell(source).raise_error()
+
+    backend = matplotlib.get_backend()
+    with plt.rc_context():
+        yield execute
+        plt.close("all")
+    matplotlib.use(backend)
+    shell.restore_sys_module_state()
+    Shell.clear_instance()
 
 
+@pytest.mark.filterwarnings("ignore:Objective did not converge")
 @pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_runs_without_data_sets(path, kernel, tmp_path):
-    run(path, kernel, tmp_path, tmp_path / "absent")
+def test_runs_without_data_sets(path, run, tmp_path):
+    run(_read(path), tmp_path / "absent")
 
 
+@pytest.mark.filterwarnings("ignore:Objective did not converge")
 @pytest.mark.slow
 @pytest.mark.parametrize("path", WITH_DATA, ids=lambda path: path.stem)
-def test_runs_on_data_sets(path, kernel, tmp_path, data_folder):
-    run(path, kernel, tmp_path, data_folder)
+def test_runs_on_data_sets(path, run, data_folder):
+    run(_read(path), data_folder)
 
 
-def test_a_notebook_sees_no_names_of_another(kernel, tmp_path):
-    for number, code in enumerate(["left = 1", "assert 'left' not in globals()"]):
-        notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
-        nbformat.write(notebook, tmp_path / f"{number}.ipynb")
-        run(tmp_path / f"{number}.ipynb", kernel, tmp_path, tmp_path)
+def test_an_error_of_a_cell_is_one_here(run, tmp_path):
+    cell = nbformat.v4.new_code_cell("1 / 0")
+    with pytest.raises(ZeroDivisionError):
+        run(nbformat.v4.new_notebook(cells=[cell]), tmp_path)
 
 
 TRAINING = """
@@ -101,10 +102,17 @@ result = qmtl.fit(model, data, max_epochs=3, seed=0)
 
 
 @pytest.mark.slow
-def test_training_leaves_one_line_of_html_and_nothing_on_standard_error(kernel, tmp_path):
+def test_training_leaves_one_line_of_html_and_nothing_on_standard_error(tmp_path):
+    """In a kernel of Jupyter."""
     cells = [nbformat.v4.new_code_cell(source) for source in (TRAINING, "result")]
-    nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "training.ipynb")
-    (bar,), (shown,) = run(tmp_path / "training.ipynb", kernel, tmp_path, tmp_path)
+    notebook = nbformat.v4.new_notebook(cells=cells)
+    manager = KernelManager(kernel_name="python3")
+    manager.start_kernel(env=os.environ | {"OMP_NUM_THREADS": "1"}, cwd=tmp_path)
+    try:
+        nbclient.NotebookClient(notebook, km=manager, timeout=300).execute()
+    finally:
+        manager.shutdown_kernel(now=True)
+    (bar,), (shown,) = (cell.outputs for cell in notebook.cells)
     assert "epoch 3/3" in bar.data["text/html"]
     assert "validation loss" in bar.data["text/html"]
     steps = bar.data["text/html"].split('value="')[1].split('"')[0]

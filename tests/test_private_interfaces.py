@@ -60,31 +60,36 @@ def code_of(path):
 
 
 @functools.cache
-def own_names():
-    """All names that modules have, define or assign, and those that are documented."""
-    found = DOCUMENTED | {path.stem for path in FILES} | {path.parent.name for path in FILES}
-    for path in FILES:
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.FunctionDef | ast.ClassDef):
-                found.add(node.name)
-            elif isinstance(node, ast.Attribute | ast.Name) and isinstance(node.ctx, ast.Store):
-                found.add(node.attr if isinstance(node, ast.Attribute) else node.id)
-    return found
-
-
-def strangers(tree):
-    """(line, name) of attributes and imports with a leading underscore that nothing here has."""
-    for node in ast.walk(tree):
+def names_in(path):
+    """Names that a file defines or assigns; (line, name) of private attributes and imports."""
+    own, private = set(), []
+    for node in ast.walk(ast.parse(path.read_text())):
         names = []
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            own.add(node.name)
+        elif isinstance(node, ast.Attribute | ast.Name) and isinstance(node.ctx, ast.Store):
+            own.add(node.attr if isinstance(node, ast.Attribute) else node.id)
         if isinstance(node, ast.Attribute):
             names = [node.attr]
         elif isinstance(node, ast.ImportFrom):
             names = [*(alias.name for alias in node.names), *(node.module or "").split(".")]
         elif isinstance(node, ast.Import):
             names = [part for alias in node.names for part in alias.name.split(".")]
-        for name in names:
-            if name.startswith("_") and not name.startswith("__") and name not in own_names():
-                yield node.lineno, name
+        named = [name for name in names if name.startswith("_") and not name.startswith("__")]
+        private += [(node.lineno, name) for name in named]
+    return own, private
+
+
+@functools.cache
+def own_names():
+    """All names that modules have, define or assign, and those that are documented."""
+    modules = {path.stem for path in FILES} | {path.parent.name for path in FILES}
+    return DOCUMENTED.union(modules, *(names_in(path)[0] for path in FILES))
+
+
+def strangers(path):
+    """(line, name) of attributes and imports with a leading underscore that nothing here has."""
+    return [(line, name) for line, name in names_in(path)[1] if name not in own_names()]
 
 
 def uses(path):
@@ -93,7 +98,7 @@ def uses(path):
     for pattern, whose in FORBIDDEN.items():
         for match in re.finditer(pattern, code):
             yield code.count("\n", 0, match.start()) + 1, match.group(), whose
-    for number, name in strangers(ast.parse(path.read_text())):
+    for number, name in strangers(path):
         yield number, name, "nothing in the package has this name"
 
 

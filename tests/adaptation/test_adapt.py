@@ -11,6 +11,7 @@ from qmtl.adaptation._fits import STRENGTHS, ridge_fit, spectral_fit_of
 from qmtl.errors import InvalidInputError
 from qmtl.heads import ExtendedHead, reading_circuit
 from qmtl.tasks import Task
+from tests.training.samples import SIMULATOR
 
 OLD = [Task.binary("a"), Task.regression("b"), Task.multiclass("c", 3)]
 X = torch.randn(80, 4, generator=torch.Generator().manual_seed(0))
@@ -28,7 +29,7 @@ def model(kind="partitioned"):
         "linear": lambda: qmtl.LinearHead(OLD, circuit.n_features, seed=0),
         "vqc": lambda: qmtl.VQCPerTaskHead(circuit, seed=0),
     }
-    head = makers.get(kind, lambda: qmtl.QuantumHead(circuit, seed=0))()
+    head = makers.get(kind, lambda: qmtl.QuantumHead(circuit, SIMULATOR, seed=0))()
     made = qmtl.MultiTaskModel(qmtl.encoders.MLP(4, 16, out_features=head.n_features, seed=0), head)
     made.set_target_scale("b", torch.tensor(7.0), torch.tensor(1.5))
     return made

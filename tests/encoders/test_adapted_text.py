@@ -5,6 +5,7 @@ import json
 import shutil
 import sys
 from collections import Counter
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -18,7 +19,8 @@ from qmtl.experiments import build_data, build_model, read_recipe
 from qmtl.tasks import Task
 from tests.training.samples import InterruptAt, InterruptionError, same_state
 
-pytest.importorskip("peft", reason="adapters need peft, of the extra 'text'")
+# To import peft takes seconds, and most workers of pytest run no test of this file.
+pytestmark = pytest.mark.skipif(not find_spec("peft"), reason="adapters need the extra 'text'")
 
 TASKS = [Task.binary("a"), Task.regression("b")]
 OPTIONS = AdapterOptions(rank=3, inventory=2, layers=1, splits=4)

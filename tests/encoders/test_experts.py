@@ -182,7 +182,7 @@ class TestSelection:
         encoder = Experts(4, head.task_columns(), parts, gate="dselect", k=k, seed=0)
         data = from_arrays(x, labels, tasks=TASKS[:3])
         own = qmtl.MultiTaskModel(encoder, head)
-        qmtl.fit(own, data, max_epochs=20, seed=0, progress=False, **settings)
+        qmtl.fit(own, data, max_epochs=12, seed=0, progress=False, **settings)
         return encoder, x
 
     def test_finds_the_expert_that_a_task_needs(self):

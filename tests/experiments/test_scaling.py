@@ -27,7 +27,7 @@ from qmtl.experiments._scaling_parameters import (
 )
 
 IDS = [f"{head.rule}-{head.name}" for head in HEADS]
-POWERS = [2**i for i in range(1, 10)]
+POWERS = [2**i for i in range(1, 9)]
 
 
 @pytest.mark.parametrize("head", HEADS, ids=IDS)
@@ -46,7 +46,7 @@ def test_exponents():
         assert fits["matched", name].slope == pytest.approx(1, abs=0.05)
     assert fits["fixed", "quantum"].slope == pytest.approx(1, abs=0.05)
     assert fits["fixed", "fixed-width"].slope == pytest.approx(1, abs=0.05)
-    assert {fit.n for fit in fits.values()} == {6}
+    assert {fit.n for fit in fits.values()} == {5}
     assert all(fit.error < 0.02 for fit in fits.values())
 
 
@@ -122,7 +122,7 @@ def test_findings_of_real_chest_x_rays(data_folder):
 
 def test_accuracy_of_growing_task_lists():
     settings = AccuracySettings(
-        heads=("quantum", "linear"), seeds=2, head_learning_rates=(0.1,), max_epochs=2, hidden=16
+        heads=("quantum", "linear"), seeds=2, head_learning_rates=(0.1,), max_epochs=1, hidden=16
     )
     cells = measure_accuracy(settings, [1, 3])
     assert {(c.head, c.tasks, c.seed) for c in cells} == {

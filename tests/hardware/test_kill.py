@@ -1,11 +1,10 @@
 """The process is killed (-9) at every step of submitting and fetching; the same command goes on.
 
 Steps are what leaves the process: each transaction of the ledger, and each request about jobs. The
-process dies after the step, before it knows of it. The killed process is a fork of this one.
+process dies after the step, before it knows of it.
 """
 
 import itertools
-import multiprocessing
 import os
 import signal
 import sqlite3
@@ -14,9 +13,8 @@ import pytest
 
 from qmtl.hardware import Ledger, submit, wait
 from tests.hardware.dispatch_samples import quick, small_run
+from tests.hardware.server import SERVER
 from tests.hardware.test_dispatch import check_once
-
-FORK = multiprocessing.get_context("fork")
 
 
 def die_at_step(step):
@@ -46,16 +44,21 @@ def die_at_step(step):
     adapter.send = dying(adapter.send, about_jobs)
 
 
-def command(prepared, step=None):
-    """What ``qmtl ibm submit --wait`` does; 0 if it came to its end."""
-    if step is not None:
-        die_at_step(step)
+def command(prepared):
+    """What ``qmtl ibm submit --wait`` does."""
     run = submit(prepared, service=quick())
     wait(run, service=quick())
 
 
+def command_until(step, prepared, environment):
+    os.environ.update(environment)
+    die_at_step(step)
+    command(prepared)
+
+
 def killed_at(prepared, step):
-    process = FORK.Process(target=command, args=(prepared, step))
+    """Whether the command was killed at this step; it may have ended before."""
+    process = SERVER.Process(target=command_until, args=(step, prepared, dict(os.environ)))
     process.start()
     process.join(60)
     assert process.exitcode in (0, -signal.SIGKILL)
@@ -65,8 +68,6 @@ def killed_at(prepared, step):
 @pytest.mark.slow
 def test_killed_at_every_step(service):
     """A run per step: killed there, and then the same command again, which ends."""
-    command(small_run(seed=999))  # what is imported late is imported before the forks
-    service.jobs.clear()
     for step in itertools.count():
         prepared = small_run(seed=step, mode="batch")
         if not killed_at(prepared, step):

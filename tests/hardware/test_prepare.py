@@ -1,9 +1,6 @@
 """Prepared runs: one circuit whatever T, costs told, budgets kept, bytes and hashes stable."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -28,6 +25,7 @@ from qmtl.heads import LinearHead, QuantumHead
 from qmtl.model import MultiTaskModel
 from qmtl.tasks import Task
 from tests.hardware.samples import binary_head, features, small_head
+from tests.hardware.server import SERVER
 
 
 @pytest.fixture(scope="module")
@@ -148,23 +146,14 @@ def test_the_hash_is_that_of_the_content(fez):
     assert mitigated.hash != run.hash
 
 
-@pytest.mark.slow
+def hashes():
+    run = prepare(binary_head(2), torch.ones(2, 4), "aer", shots=8, cache=False, predict=False)
+    return run.hash, run.chunks[0].hash
+
+
 def test_the_hash_is_the_same_in_another_process():
-    head = binary_head(2)
-    run = prepare(head, torch.ones(2, 4), "aer", shots=8, cache=False, predict=False)
-    code = (
-        "import torch\n"
-        "from qmtl.hardware import prepare\n"
-        "from tests.hardware.samples import binary_head\n"
-        "options = dict(shots=8, cache=False, predict=False)\n"
-        "run = prepare(binary_head(2), torch.ones(2, 4), 'aer', **options)\n"
-        "print(run.hash, run.chunks[0].hash)"
-    )
-    root = Path(__file__).parents[2]
-    told = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root
-    )
-    assert told.stdout.split() == [run.hash, run.chunks[0].hash]
+    with SERVER.Pool(1) as pool:
+        assert pool.apply(hashes) == hashes()
 
 
 def test_pubs_are_those_of_the_primitives(fez):

@@ -1,6 +1,7 @@
 """The token is in no file, log, message or exception of whatever a run does."""
 
 import base64
+import contextlib
 import copy
 import html
 import json
@@ -34,6 +35,42 @@ from tests.hardware.dispatch_samples import BACKEND, quick, small_run
 from tests.hardware.ibm_server import INSTANCE, Fault
 
 SECRET = "planted-secret-31415926535"
+
+
+class Log(logging.Handler):
+    """What loggers have said: their records, and a text with tracebacks."""
+
+    def __init__(self):
+        super().__init__()
+        self.records, self.text = [], ""
+
+    def emit(self, record):
+        self.records.append(record)
+        self.text += f"{self.format(record)}\n"
+
+
+@contextlib.contextmanager
+def listening(first, *others):
+    """Log what loggers say; the first from debugging on, as all that have no level of their own."""
+    found, level = Log(), first.level
+    first.setLevel(logging.DEBUG)
+    for logger in (first, *others):
+        logger.addHandler(found)
+    try:
+        yield found
+    finally:
+        for logger in (first, *others):
+            logger.removeHandler(found)
+        first.setLevel(level)
+
+
+@pytest.fixture
+def log():
+    """What all loggers say."""
+    root = logging.getLogger()
+    known = [one for one in root.manager.loggerDict.values() if isinstance(one, logging.Logger)]
+    with listening(root, *(logger for logger in known if not logger.propagate)) as found:
+        yield found
 
 
 @pytest.fixture(params=["environment", "saved account"])
@@ -75,8 +112,7 @@ def told(error):
     return texts
 
 
-def test_no_secret_is_told(planted, caplog, capsys, recwarn, tmp_path):
-    caplog.set_level(logging.DEBUG)
+def test_no_secret_is_told(planted, log, capsys, recwarn, tmp_path):
     echo = f"token {SECRET} is not welcome"
     errors = []
     for fault in (
@@ -107,9 +143,9 @@ def test_no_secret_is_told(planted, caplog, capsys, recwarn, tmp_path):
     assert len(written) > 0
     assert len(errors) == 7
     texts = [
-        *written, *capsys.readouterr(), caplog.text, *(str(w.message) for w in recwarn),
+        *written, *capsys.readouterr(), log.text, *(str(w.message) for w in recwarn),
         *(text for error in errors for text in told(error)),
-        *(text for r in caplog.records for text in (str(r.args), r.getMessage())),
+        *(text for r in log.records for text in (str(r.args), r.getMessage())),
     ]  # fmt: skip
     assert len(planted.issued) > 0
     for secret in (SECRET, *planted.issued):
@@ -221,7 +257,7 @@ def test_a_blank_token(server, monkeypatch):
 
 
 @pytest.mark.parametrize("way", ["argument", "environment", "file"])
-def test_a_service_that_was_opened_with_a_line_end(server, monkeypatch, tmp_path, caplog, way):
+def test_a_service_that_was_opened_with_a_line_end(server, monkeypatch, tmp_path, log, way):
     """It is opened again without; the token is in no error, log or warning."""
     from qiskit_ibm_runtime import QiskitRuntimeService
 
@@ -241,8 +277,7 @@ def test_a_service_that_was_opened_with_a_line_end(server, monkeypatch, tmp_path
             file = tmp_path / "account.json"
             file.write_text(json.dumps({"mine": account}))
             service = QiskitRuntimeService(filename=str(file), name="mine")
-    caplog.clear()
-    caplog.set_level(logging.DEBUG)
+    log.records, log.text = [], ""
     head = QuantumHead(HeadCircuit([Task.binary("a")]), seed=0)
     inputs, quiet = torch.zeros(1, 2), Progress(write=len)
     assert prepare(head, inputs, BACKEND, service=service).backend == BACKEND
@@ -251,13 +286,13 @@ def test_a_service_that_was_opened_with_a_line_end(server, monkeypatch, tmp_path
     server.service.faults = [Fault("POST", "/jobs", 400, message=f"{token!r} is not welcome")]
     with warnings.catch_warnings(record=True) as caught, pytest.raises(HardwareError) as error:
         submit(small_run(), service=quick(service))
-    texts = [*told(error.value), caplog.text, *(str(w.message) for w in caught)]
-    texts += [str(r.args) + r.getMessage() for r in caplog.records]
+    texts = [*told(error.value), log.text, *(str(w.message) for w in caught)]
+    texts += [str(r.args) + r.getMessage() for r in log.records]
     assert [text for text in texts if SECRET[:10] in text] == []
     assert "is not welcome" in str(error.value)
 
 
-def test_logs_and_warnings_of_the_client(monkeypatch, caplog):
+def test_logs_and_warnings_of_the_client(monkeypatch, log):
     """Whatever it says meanwhile, tracebacks included."""
     monkeypatch.setenv("QISKIT_IBM_TOKEN", SECRET)
 
@@ -272,21 +307,15 @@ def test_logs_and_warnings_of_the_client(monkeypatch, caplog):
 
     with pytest.warns(UserWarning, match=r"^about \.\.\.$"):
         assert ask("talking", talk) == 3
-    assert SECRET not in caplog.text
-    assert "with ['...']" in caplog.text
-    assert "ValueError: ..." in caplog.text
+    assert SECRET not in log.text
+    assert "with ['...']" in log.text
+    assert "ValueError: ..." in log.text
 
 
-def test_looking_secrets_up_is_not_logged_itself(caplog):
+def test_looking_secrets_up_is_not_logged_itself():
     """A log of the look-up would look the secrets up again, until the stack is full."""
     pytest.importorskip("qiskit_ibm_runtime")  # which sets its level when it is imported
-    logger, records = logging.getLogger("qiskit_ibm_runtime"), []
-    caplog.set_level(logging.DEBUG, logger=logger.name)
-    handler = logging.Handler()
-    handler.emit = records.append
-    logger.addHandler(handler)
-    try:
+    logger = logging.getLogger("qiskit_ibm_runtime")
+    with listening(logger) as found:
         ask("talking", lambda: logger.debug("hello"))
-    finally:
-        logger.removeHandler(handler)
-    assert [record.getMessage() for record in records] == ["hello"]
+    assert [record.getMessage() for record in found.records] == ["hello"]

@@ -188,6 +188,7 @@ def test_other_tools_take_it_as_a_quantum_head(tmp_path):
     shots = head.with_simulator(ShotSimulator(LightConeSimulator(), shots=7, seed=0))
     assert isinstance(shots, MixtureHead)
     assert torch.equal(shots.blocks.inventory, head.blocks.inventory)
+    head = mixture([TASKS[0], TASKS[2]])  # to export classes takes seconds
     model = qmtl.MultiTaskModel(qmtl.encoders.MLP(4, out_features=head.n_features), head)
     model.export(tmp_path / "model.pt2")
     program = torch.export.load(tmp_path / "model.pt2").module()

@@ -4,6 +4,7 @@ import numpy as np
 import torch
 
 import qmtl
+from tests.training.samples import SIMULATOR
 
 GROUPS = [["t0", "t2", "t4"], ["t1", "t3", "t5"]]
 
@@ -38,7 +39,7 @@ def model_for(
     dtype: torch.dtype = torch.float32,
 ) -> qmtl.MultiTaskModel:
     circuit = qmtl.HeadCircuit(data.tasks)
-    built = qmtl.heads.build_head(head, circuit, qmtl.heads.HeadOptions(seed=0))
+    built = qmtl.heads.build_head(head, circuit, qmtl.heads.HeadOptions(SIMULATOR, seed=0))
     encoder = qmtl.encoders.MLP(data.n_inputs, hidden, out_features=built.n_features, seed=0)
     return qmtl.MultiTaskModel(encoder, built).to(dtype)
 
@@ -46,6 +47,12 @@ def model_for(
 def trained_briefly(data: qmtl.data.MultiTaskData, head: str = "quantum") -> qmtl.MultiTaskModel:
     """A model after one epoch, when gradients say what tasks want."""
     model = model_for(data, head)
-    options = {"learning_rate": 0.003, "restore_best": False, "progress": False, "seed": 0}
+    options = {
+        "learning_rate": 0.003,
+        "restore_best": False,
+        "progress": False,
+        "seed": 0,
+        "batch_size": 128,
+    }
     qmtl.fit(model, data, max_epochs=1, **options)
     return model

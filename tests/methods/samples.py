@@ -36,7 +36,8 @@ def task_losses(model, batch, logits=None):
 def first_step(model, data, **options):
     """What a `Spy` saw of the first step of a training."""
     spy = Spy()
-    qmtl.fit(model, data, max_epochs=1, callbacks=[spy], **{"optimizer": "sgd"} | options, **QUIET)
+    options = {"optimizer": "sgd", "restore_best": False} | options
+    qmtl.fit(model, data, max_epochs=1, callbacks=[spy], **options, **QUIET)
     return spy.steps[0]
 
 

@@ -185,7 +185,7 @@ def test_auxiliary_tasks():
     encoder = qmtl.encoders.MLP(64, 16, out_features=circuit.n_features, seed=0)
     model = qmtl.MultiTaskModel(encoder, qmtl.QuantumHead(circuit, seed=0))
     attack = {"epsilon": 0.05, "attack": "fgsm", "tasks": ["parity"]}
-    options = {"aggregator": "mgda", "max_epochs": 3, "progress": False}
+    options = {"aggregator": "mgda", "max_epochs": 3, "progress": False, "batch_size": 64}
     result = qmtl.fit(model, more, adversarial=attack, **options)
     assert result.metrics["test"]["rotation"]["accuracy"] > 0.5
     assert result.metrics["test"]["domain"]["accuracy"] < 0.6

@@ -13,32 +13,23 @@ from tests.methods import in_processes
 from tests.training.samples import tiny_data, tiny_model
 
 
-@pytest.fixture(scope="module")
-def found(tmp_path_factory):
-    """What two processes have saved; `tests.cli.test_processes` lets Lightning start the second.
+@pytest.mark.slow
+def test_two_processes_train_as_one(tmp_path):
+    """And keep the same best epoch; `tests.cli.test_processes` lets Lightning start the second.
 
     They are forks, since a new process takes seconds to import Lightning.
     """
-    folder = tmp_path_factory.mktemp("found")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     torch.multiprocessing.start_processes(
-        in_processes.train_here, (port, folder), nprocs=2, start_method="fork"
+        in_processes.train_here, (port, tmp_path), nprocs=2, start_method="fork"
     )
-    return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
-
-
-@pytest.mark.slow
-def test_two_processes_train_as_one(found):
+    found = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
     for ours, *both in zip(in_processes.trained(1), *(one["states"] for one in found), strict=True):
         for theirs in both:
             for name, value in ours.items():
                 torch.testing.assert_close(theirs[name], value, atol=1e-6, rtol=1e-6)
-
-
-@pytest.mark.slow
-def test_all_processes_keep_the_same_best_epoch(found):
     first, second = (one["best epoch"] for one in found)
     assert first.startswith("Result")
     assert first == second

@@ -11,7 +11,14 @@ from qmtl.errors import InvalidInputError
 from qmtl.experiments import read_recipe
 from qmtl.methods import Saliency
 from tests.methods.samples import assert_alike, assert_resumes, first_step, flat, task_losses
-from tests.training.samples import QUIET, disjoint_data, tiny_data, tiny_model, with_missing
+from tests.training.samples import (
+    QUIET,
+    SIMULATOR,
+    disjoint_data,
+    tiny_data,
+    tiny_model,
+    with_missing,
+)
 
 OPTIONS = {"entropy": 0.7, "alignment": 0.4, "temperature": 0.3}
 
@@ -60,7 +67,7 @@ def terms_by_hand(saliency, labelled):
 def entangled_model(data):
     circuit = qmtl.HeadCircuit(data.tasks)
     encoder = qmtl.encoders.MLP(3, 5, out_features=circuit.n_features, seed=0, activation="tanh")
-    head = qmtl.QuantumHead(circuit, seed=0, initial="normal", angle_map="tanh")
+    head = qmtl.QuantumHead(circuit, SIMULATOR, seed=0, initial="normal", angle_map="tanh")
     return qmtl.MultiTaskModel(encoder, head).double()
 
 

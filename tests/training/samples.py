@@ -15,6 +15,8 @@ TASKS = [
     qmtl.Task.regression("c"),
     qmtl.Task.multilabel("d", 2),
 ]
+# Models of equal circuits share it, so that it plans each circuit once.
+SIMULATOR = qmtl.simulators.LightConeSimulator()
 QUIET: dict[str, Any] = {"progress": False, "batch_size": 8}
 
 
@@ -64,7 +66,7 @@ def disjoint_data(sizes: dict[str, int]) -> qmtl.data.MultiTaskData:
 def tiny_model(data: qmtl.data.MultiTaskData, **encoder: Any) -> qmtl.MultiTaskModel:
     circuit = qmtl.HeadCircuit(data.tasks)
     mlp = qmtl.encoders.MLP(3, 5, out_features=circuit.n_features, seed=0, **encoder)
-    return qmtl.MultiTaskModel(mlp, qmtl.QuantumHead(circuit, seed=0))
+    return qmtl.MultiTaskModel(mlp, qmtl.QuantumHead(circuit, SIMULATOR, seed=0))
 
 
 def same_state(first: torch.nn.Module, second: torch.nn.Module) -> bool:
