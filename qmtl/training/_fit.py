@@ -96,7 +96,7 @@ def fit(
     for callback in used_callbacks:
         if not isinstance(callback, Callback):
             raise InvalidInputError(f"callbacks must be Lightning callbacks, got {callback!r}")
-    if not isinstance(model, nn.Module):
+    if not isinstance(model, nn.Module) or not hasattr(model, "encoder"):
         raise InvalidInputError(f"model must be a MultiTaskModel, got {type(model).__name__}")
     if not hasattr(data, "tasks"):
         raise InvalidInputError(
