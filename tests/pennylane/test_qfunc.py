@@ -221,7 +221,11 @@ def test_an_encoding_with_features_weights_and_their_products():
         (lambda: qml.RX(float("nan"), 0), {}, "constant must be a finite number, got nan"),
         (lambda w: qml.RX(w[0] / 0, 0), {"weights": 1}, "constant must be a finite number, got in"),
         (lambda w: qml.RX(w[0] * float("nan"), 0), {"weights": 1}, "its angle is not a sum"),
-        (lambda w: qml.evolve(qml.X(0), w[0]), {"weights": 1}, "cannot be applied to weights"),
+        (
+            lambda w: qml.evolve(qml.X(0) @ qml.X(1), w[0]),
+            {"weights": 1},
+            "cannot be applied to weights",
+        ),
     ],
 )
 def test_functions_that_are_no_circuit_are_refused(function, options, message):
