@@ -222,7 +222,7 @@ def test_an_encoding_with_features_weights_and_their_products():
         (lambda w: qml.RX(w[0] / 0, 0), {"weights": 1}, "constant must be a finite number, got in"),
         (lambda w: qml.RX(w[0] * float("nan"), 0), {"weights": 1}, "its angle is not a sum"),
         (
-            lambda w: qml.evolve(qml.X(0) @ qml.X(1), w[0]),
+            lambda w: qml.evolve(qml.X(0) @ qml.Z(1), w[0]),
             {"weights": 1},
             "cannot be applied to weights",
         ),
