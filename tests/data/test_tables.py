@@ -131,8 +131,8 @@ class TestFromCsv:
                 "weights: expected the name of a column, got l",
             ),
             (
-                {"targets": ["sold"], "group_column": pd.Series([1])},
-                "group_column: expected the name of a column, got Series",
+                {"targets": ["sold"], "group_column": torch.ones(3)},
+                "group_column: expected the name of a column, got Tensor",
             ),
             ({"targets": ["sold"], "ignore": ["x"]}, "unknown column in ignore"),
             ({"targets": ["sold"], "ignore": ["size", "colour"]}, "no column is left"),
