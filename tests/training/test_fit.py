@@ -312,3 +312,21 @@ def test_without_validation_labels_the_last_epoch_is_kept():
     last = _fit(data, max_epochs=3, restore_best=False)
     assert (result.epochs, result.best_epoch) == (3, 3)
     assert same_state(result.model, last.model)
+
+
+@pytest.mark.parametrize(
+    ("targets", "options", "message"),
+    [
+        ({"z": [0, 1]}, {}, r"targets of \['z'\], .* tasks \['a', 'b', 'c', 'd'\]: none in common"),
+        ({"a": [0, 2]}, {}, "labels of binary task 'a': row 1 has 2; allowed are whole numbers 0"),
+        ({"b": [0, 3]}, {}, "labels of multiclass task 'b': row 1 has 3; allowed are whole number"),
+        ({"a": [0, 1]}, {"batch_size": 0}, "batch_size must be an integer >= 1, got 0"),
+        ({"a": [0, 1]}, {"attack": 0.1}, "attack must be a Attack, got float"),
+    ],
+)
+def test_evaluate_refuses_targets_of_other_tasks(targets, options, message):
+    split = qmtl.data.Split(
+        torch.zeros(2, 3), {name: torch.tensor(values) for name, values in targets.items()}
+    )
+    with pytest.raises(InvalidInputError, match=message):
+        qmtl.training.evaluate(tiny_model(tiny_data()), split, **options)
