@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch import distributed as dist
 
 from qmtl._calls import evaluating, seeded
-from qmtl.data import MultiTaskData, Split
+from qmtl.data import MultiTaskData, Split, column_differences
 from qmtl.errors import InvalidInputError, ModelFileError, as_path, unknown_name
 from qmtl.model import MultiTaskModel
 from qmtl.tasks import Task, chosen_tasks, labelled_rows, metric_names
@@ -230,6 +230,14 @@ def _checked(
     _check_parameters(model)
     module = MultiTaskModule(model, settings, tasks)
     _check_tasks(module.tasks, data)
+    own, given = model.columns, data.columns
+    if tasks is not None and own is not None and given is not None and own != given:
+        ours, theirs = column_differences(own, given)
+        raise InvalidInputError(
+            f"the model and the data encode their tables differently: the model has {ours}; the "
+            f"data have {theirs}. To train some tasks only, let the model encode the table: "
+            f"from_arrays(model.as_samples(table), ...)"
+        )
     _check_monitor(data, settings)
     with quiet_libraries():
         rehearse(settings, len(module.tasks), module.dtype_of_model)
@@ -296,11 +304,12 @@ def _check_tasks(tasks: Sequence[Task], data: MultiTaskData) -> None:
             f"data must have the model's tasks in the same order: the model has {expected}, the "
             f"data {given}"
         )
-    ours, theirs = ([(t.name, t.kind, t.n_outputs) for t in side] for side in (tasks, data.tasks))
-    if ours != theirs:
-        raise InvalidInputError(
-            f"tasks of the data differ in kind or outputs: model {ours}, data {theirs}"
-        )
+    for ours, theirs in zip(tasks, data.tasks, strict=True):
+        if not ours.labelled_like(theirs):
+            raise InvalidInputError(
+                f"task {ours.name!r} of the data is {theirs.labels_in_words()}; that of the model "
+                f"is {ours.labels_in_words()}"
+            )
 
 
 def _load_weights(module: MultiTaskModule, content: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@ import math
 import signal
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from pytorch_lightning.callbacks import Callback
@@ -244,8 +245,44 @@ def test_tasks_of_data_and_model_must_agree():
     other = qmtl.data.from_arrays(
         torch.rand(30, 3), {"a": torch.arange(30) % 3}, tasks=[qmtl.Task.multiclass("a", 3)]
     )
-    with pytest.raises(InvalidInputError, match=r"\('a', 'binary', 1\).*\('a', 'multiclass', 3\)"):
+    with pytest.raises(
+        InvalidInputError, match=r"'a' of the data is multiclass with 3 .* is binary with"
+    ):
         _fit(other, tiny_model(data.subset(["a"])))
+
+
+def test_class_names_of_data_and_model_must_agree():
+    X, y = torch.rand(30, 3), torch.arange(30) % 2
+    plain, named, turned = (
+        qmtl.data.from_arrays(X, {"a": y}, tasks=[qmtl.Task.binary("a", class_names=names)])
+        for names in (None, ("no", "yes"), ("yes", "no"))
+    )
+    with pytest.raises(InvalidInputError, match=r"classes yes, no; that of the model .* no, yes"):
+        _fit(turned, tiny_model(named))
+    for data, other in ((plain, named), (named, plain)):
+        _fit(data, tiny_model(other), max_epochs=1)
+
+
+def test_some_tasks_are_trained_on_tables_as_the_model_encodes_them():
+    frames = [
+        pd.DataFrame(np.eye(30, 3) * scale, columns=list("xyz")).assign(
+            a=[0, 1] * 15, b=[0, 1, 1] * 10
+        )
+        for scale in (1, 100)
+    ]
+    first, other = (
+        qmtl.data.from_frame(frame, targets=[name], inputs=list("xyz"))
+        for frame, name in zip(frames, "ab", strict=True)
+    )
+    model = tiny_model(first)
+    _fit(first, model, max_epochs=1)
+    larger = model.with_task(other.tasks[0], seed=0)
+    with pytest.raises(InvalidInputError, match=r"differently: .*from_arrays\(model.as_samples"):
+        _fit(other, larger, tasks=["b"], max_epochs=1)
+    inputs = larger.as_samples(frames[1])
+    fitting = qmtl.data.from_arrays(inputs, {"b": frames[1]["b"]}, tasks=other.tasks)
+    _fit(fitting, larger, tasks=["b"], max_epochs=1)
+    assert larger.columns == first.columns
 
 
 def test_a_split_is_not_the_data():
