@@ -5,9 +5,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+
+from qmtl.errors import InvalidInputError
 
 _GENERATOR = threading.RLock()
 """A lock for the time in which qmtl seeds torch's global generator, which all threads share."""
@@ -22,9 +25,26 @@ def seeded(seed: int | None) -> Iterator[None]:
     if seed is None:
         yield
         return
+    number = as_seed(seed)
     with own_generator():
-        torch.manual_seed(seed)
+        torch.manual_seed(number % 2**64)
         yield
+
+
+def as_seed(seed: object) -> int:
+    """Return an argument `seed` as an integer, which may be of any size.
+
+    Raises:
+        InvalidInputError: if it is not an integer.
+
+    Example:
+        >>> as_seed("1")
+        Traceback (most recent call last):
+        qmtl.errors.InvalidInputError: seed must be an integer or None, got '1'
+    """
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer):
+        raise InvalidInputError(f"seed must be an integer or None, got {seed!r}")
+    return int(seed)
 
 
 @contextmanager

@@ -265,13 +265,19 @@ def take_types(model: nn.Module, state: Mapping[str, Tensor]) -> None:
 
 def model_card(model: Any, *, title: str, metrics: Mapping[str, Mapping[str, float]] | None) -> str:
     """Return a model card in Markdown, with the front matter that model hubs read."""
+    try:
+        numbers = {t: {k: float(v) for k, v in own.items()} for t, own in (metrics or {}).items()}
+    except (AttributeError, TypeError, ValueError):
+        raise InvalidInputError(
+            "metrics must be a dict of task → metric → number, such as result.metrics['test']"
+        ) from None
     parts = {"encoder": model.encoder, "head": model.head}
     return rendered(
         "model_card.md.j2",
         title=title,
         tasks=model.tasks,
         circuit=getattr(model.head, "circuit", None),
-        metrics=metrics,
+        metrics=numbers,
         version=__version__,
         **{
             name: (type(part).__name__, sum(p.numel() for p in part.parameters()))

@@ -268,4 +268,6 @@ def unknown_name(what: str, name: object, choices: Iterable[str]) -> InvalidInpu
     alike = any(normalize("NFC", c) == normalize("NFC", str(name)) for c in close)
     written = ascii if alike else repr
     hint = f"; did you mean {' or '.join(map(written, close))}?" if close else "."
-    return InvalidInputError(f"unknown {what} {written(name)}{hint} Known: {', '.join(known)}")
+    return InvalidInputError(
+        f"unknown {what} {written(name)}{hint} Known: {', '.join(known) or 'none'}"
+    )

@@ -305,9 +305,9 @@ class MultiTaskModel(nn.Module):
     @torch.no_grad()
     def features(self, inputs: Any, *, batch_size: int = 256) -> Tensor:
         """Return features in evaluation mode, (batch, n_features); arguments as for `predict`."""
-        samples = self.as_samples(inputs)
+        chunks = self.as_samples(inputs).split(check_integer("batch_size", batch_size))
         with evaluating(self):
-            return torch.cat([self.encoder(chunk) for chunk in samples.split(batch_size)])
+            return torch.cat([self.encoder(chunk) for chunk in chunks])
 
     def as_samples(self, inputs: Any) -> Tensor:
         """Return inputs as the encoder takes them; see `predict`, which does this by itself."""
@@ -347,8 +347,8 @@ class MultiTaskModel(nn.Module):
             title: title of the card.
             metrics: metrics to show, task → metric → value, such as ``result.metrics["test"]``.
         """
-        self.save(save_directory)
         card = model_card(self, title=title, metrics=metrics)
+        self.save(save_directory)
         write_text(as_path(save_directory) / "README.md", card)
 
     def export(self, path: str | Path, *, inputs: Any = None) -> None:

@@ -52,7 +52,7 @@ def test_survive_a_process_boundary(name):
         ("relu", ["ReLU"], "unknown x 'relu'; did you mean 'ReLU'? Known: ReLU"),
         ("zzz", ["a", "b"], "unknown x 'zzz'. Known: a, b"),
         (3, ["a"], "unknown x 3. Known: a"),
-        (None, [], "unknown x None. Known: "),
+        (None, [], "unknown x None. Known: none"),
         # The same text in two forms of Unicode.
         ("m\u00e4nnlich", ["ma\u0308nnlich"],
          "unknown x 'm\\xe4nnlich'; did you mean 'ma\\u0308nnlich'? Known: ma\u0308nnlich"),

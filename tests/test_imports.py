@@ -47,7 +47,7 @@ MAY_IMPORT = {
     "adaptation": BASE
     | {"circuit", "simulators", "heads", "data", "encoders", "_model_files", "_target_scale"}
     | {"_growth"},
-    "_calls": set(),
+    "_calls": {"errors"},
     "model": MODEL,
     "_growth": BASE | {"circuit", "simulators", "heads", "encoders"},
     "_target_scale": BASE | {"heads"},

@@ -180,6 +180,14 @@ class TestPredict:
             make_model().predict(inputs, **options)
         assert "\n" not in str(caught.value)
 
+    def test_features_come_in_batches(self):
+        model = make_model().eval()
+        inputs = inputs_of(model)
+        features = model.features(inputs, batch_size=2)
+        torch.testing.assert_close(features, model.encoder(inputs).detach())
+        with pytest.raises(InvalidInputError, match="batch_size must be an integer >= 1, got 0"):
+            model.features(inputs, batch_size=0)
+
 
 class TestStates:
     def test_a_key_for_each_regression_task(self):
@@ -321,6 +329,7 @@ def test_arguments_in_the_wrong_order_are_named(tmp_path):
         (lambda: qmtl.MultiTaskModel(head, encoder), r"got MLP; write MultiTaskModel\(encoder, "),
         (lambda: qmtl.QuantumHead([task]), "circuit must be a HeadCircuit, got list"),
         (lambda: qmtl.fit(data, model), "model must be a MultiTaskModel, got MultiTaskData"),
+        (lambda: qmtl.fit(head, data), "model must be a MultiTaskModel, got QuantumHead"),
         (lambda: qmtl.load(tmp_path, parts=qmtl.encoders.MLP), "parts must be a list of classes"),
         (lambda: qmtl.load(tmp_path, parts="MLP"), "parts must be a list of classes, got 'MLP'"),
     ):

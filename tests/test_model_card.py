@@ -6,7 +6,7 @@ import yaml
 
 import qmtl
 from qmtl._model_files import model_card
-from qmtl.errors import ModelFileError
+from qmtl.errors import InvalidInputError, ModelFileError
 
 
 def small_model():
@@ -29,6 +29,12 @@ def test_there_and_back(tmp_path):
     for name, values in again.predict(inputs).items():
         assert torch.equal(values, model.predict(inputs)[name])
     assert torch.equal(qmtl.load(tmp_path / "model")(inputs)["a|b"], again(inputs)["a|b"])
+
+
+def test_metrics_of_all_splits_are_refused(tmp_path):
+    with pytest.raises(InvalidInputError, match="a dict of task → metric → number, such as"):
+        small_model().save_pretrained(tmp_path, metrics={"test": {"a|b": {"accuracy": 0.5}}})
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_encoder_of_your_own(tmp_path):

@@ -7,7 +7,7 @@ composed gates (``Rot``, ``SWAP``, ``CRX``, ...) as elementary gates.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from math import pi
+from math import isfinite, pi
 from numbers import Integral
 from typing import Any, Literal
 
@@ -82,6 +82,14 @@ class Angle:
         for index in (*features, *(() if self.weight is None else (self.weight,))):
             if not _is_index(index):
                 raise InvalidInputError(f"an Angle's indices must be integers >= 0, got {index!r}")
+        try:
+            finite = isfinite(self.constant)
+        except TypeError:
+            finite = False
+        if not finite:
+            raise InvalidInputError(
+                f"an Angle's constant must be a finite number, got {self.constant!r}"
+            )
 
     def times(self, factor: float) -> "Angle":
         """Return the same angle times a number."""

@@ -13,7 +13,7 @@ from qmtl.data._dataset import MultiTaskData, Split, take_splits
 from qmtl.data._learn import scale_of
 from qmtl.data._splits import among_kept, choose_rows, label_codes
 from qmtl.errors import InvalidInputError, unknown_name
-from qmtl.tasks import Task, check_tasks, check_varied, infer_task, row_weights
+from qmtl.tasks import Task, as_numpy, check_tasks, check_varied, infer_task, row_weights
 
 
 def from_arrays(
@@ -122,6 +122,7 @@ def as_samples(values: Any, name: str = "inputs") -> Tensor:
         what = "complex numbers" if is_complex else "None"
         raise InvalidInputError(f"{name} must be real numbers, got {what}")
     try:
+        values = as_numpy(values)
         if hasattr(values, "to_numpy"):
             values = _frame_numbers(values)
         if isinstance(values, np.ma.MaskedArray):
@@ -179,10 +180,7 @@ def _as_targets(
         if task.name not in targets:
             raise InvalidInputError(f"targets: there are no labels for task '{task.name}'")
         values = targets[task.name]
-        labels[task.name] = task.to_targets(
-            values.detach().cpu().numpy() if isinstance(values, Tensor) else values,
-            rows=numbers.tolist(),
-        )
+        labels[task.name] = task.to_targets(as_numpy(values), rows=numbers.tolist())
         if len(labels[task.name]) != len(numbers):
             raise InvalidInputError(
                 f"targets: task '{task.name}' has {len(labels[task.name])} labels for "
@@ -276,8 +274,7 @@ def join_modalities(modalities: Mapping[str, Any]) -> tuple[Tensor, dict[str, in
 
 
 def _block(name: str, values: Any) -> np.ndarray:
-    if isinstance(values, Tensor):
-        values = values.detach().cpu().numpy()
+    values = as_numpy(values)
     try:
         if isinstance(values, list | tuple):
             values = _with_missing_rows(name, values)

@@ -89,7 +89,7 @@ def read_chestxray_labels(
     tables = [table[[name for name in table if not is_nameless(name)]] for table in tables]
     header = list(tables[0])
     for file, table in zip(files, tables, strict=True):
-        _check_header(file, list(table), header, files[0])
+        _check_header(file, list(table), header, files[0], views)
     known = [name for name in header if name not in _NOT_FINDINGS]
     findings = chosen_tasks(tasks, known, "finding", least=1)
     policies = _policies(uncertain, findings)
@@ -125,15 +125,20 @@ def _label_files(root: Path, labels: str | Sequence[str] | None) -> list[Path]:
     return check_files(root, needed, what="Chest X-rays", where=_WHERE)
 
 
-def _check_header(file: Path, header: Sequence[str], first: Sequence[str], of: Path) -> None:
-    missing = [name for name in _NOT_FINDINGS if name not in header]
+def _check_header(
+    file: Path, header: Sequence[str], first: Sequence[str], of: Path, views: str
+) -> None:
+    # The labels of CheXpert's test set come without sex, age and view.
+    needed = ("Path",) if views == "all" else ("Path", "Frontal/Lateral")
+    missing = [name for name in needed if name not in header]
     if missing:
         raise InvalidInputError(
             f"{file}: expected CheXpert's columns {', '.join(_NOT_FINDINGS)} and the findings; "
             f"missing: {', '.join(missing)}"
         )
-    if set(header) != set(first):
-        odd = ", ".join(sorted(set(header) ^ set(first)))
+    others = (set(header) ^ set(first)) - set(_NOT_FINDINGS)
+    if others:
+        odd = ", ".join(sorted(others))
         raise InvalidInputError(f"{file}: the columns are not those of {of.name}: {odd}")
 
 
@@ -230,22 +235,25 @@ def _missing(missing: Sequence[str], n: int, where: str) -> InvalidInputError:
 
 
 def _find_files(roots: Sequence[Path], paths: Sequence[str]) -> list[Path]:
-    parts = [PurePosixPath(name.replace("\\", "/")).parts for name in paths]
-    # CheXpert's paths start with the name of the folder itself (CheXpert-v1.0-small/train/...).
-    for root in roots:
-        for dropped in range(len(parts[0])):
-            if root.joinpath(*parts[0][dropped:]).is_file():
-                files = [root.joinpath(*part[dropped:]) for part in parts]
-                there = [file.is_file() for file in files]
-                if not all(there):
-                    missing = [p for p, is_there in zip(paths, there, strict=True) if not is_there]
-                    raise _missing(missing, len(paths), f"the folder {root}")
-                return files
+    # CheXpert's paths start with the name of the folder itself (CheXpert-v1.0-small/train/...),
+    # but those of its test labels do not (test/...).
+    files = [_find_file(roots, PurePosixPath(name.replace("\\", "/")).parts) for name in paths]
+    found = [file for file in files if file is not None]
     tried = " or ".join(map(str, roots))
-    raise InvalidInputError(
-        f"images: {paths[0]!r} is not under {tried}, and there is no images.npz; pass the folder "
-        f"that the column Path starts from, or a .npz, as images"
-    )
+    if not found:
+        raise InvalidInputError(
+            f"images: {paths[0]!r} is not under {tried}, and there is no images.npz; pass the "
+            f"folder that the column Path starts from, or a .npz, as images"
+        )
+    if len(found) < len(paths):
+        missing = [path for path, file in zip(paths, files, strict=True) if file is None]
+        raise _missing(missing, len(paths), f"the folder {tried}")
+    return found
+
+
+def _find_file(roots: Sequence[Path], parts: Sequence[str]) -> Path | None:
+    tries = (root.joinpath(*parts[n:]) for root in roots for n in range(len(parts)))
+    return next((file for file in tries if file.is_file()), None)
 
 
 def _read_file(file: Path, size: int) -> np.ndarray:
@@ -318,7 +326,7 @@ def chestxray(
     Args:
         path: the folder with the label files.
         labels: names of label files in this folder; None for those of train.csv, valid.csv and
-            test.csv that exist.
+            test.csv that exist. All have the column Path and the same findings.
         tasks: the finding columns, in the order that circuits use. None for all findings that have
             a positive and a negative label in the train split; `MultiTaskData.notes` names the
             others.

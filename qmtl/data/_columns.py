@@ -122,17 +122,32 @@ class TableColumns:
             >>> [columns.is_close(TableColumns((("age", 40.0, std),))) for std in (10.0 + 1e-9, 11)]
             [True, False]
         """
-        scales, words = [], []
+        if not self.has_inputs_of(other):
+            return False
+        scales = []
         for one in (self, other):
             pairs = [(m, s) for _, m, s in one.numeric] + [(m, s) for _, _, m, s, _ in one.dates]
             scales.append(np.array(pairs).reshape(-1, 2))
-            words.append((one.names, one.categorical, [(f, c) for _, f, _, _, c in one.dates]))
         # Means are compared in standard deviations.
         (mean, std), (other_mean, other_std) = scales[0].T, scales[-1].T
-        return words[0] == words[1] and bool(
+        return bool(
             np.all(np.abs(mean - other_mean) <= 1e-5 * std)
             and np.all(np.abs(std - other_std) <= 1e-5 * std)
         )
+
+    def has_inputs_of(self, other: "TableColumns") -> bool:
+        """Return whether other columns give inputs of the same meaning, whatever their scales.
+
+        Example:
+            >>> age = TableColumns((("age", 40.0, 10.0),))
+            >>> [age.has_inputs_of(TableColumns(((name, 5.0, 1.0),))) for name in ("age", "size")]
+            [True, False]
+        """
+        one, two = (
+            (c.names, c.categorical, [(f, cycles) for _, f, _, _, cycles in c.dates])
+            for c in (self, other)
+        )
+        return one == two
 
     def fits(self, inputs: Any) -> bool:
         """Return whether inputs are a table with named columns, not an array.
@@ -303,8 +318,12 @@ def column_differences(one: TableColumns | None, two: TableColumns | None) -> tu
         return _listed(one), _listed(two)
     entries = [(*c.numeric, *c.dates, *c.categorical) for c in (one, two)]
     differing: Any = next((p for p in zip(*entries, strict=True) if p[0] != p[1]), entries)
-    first, second = (f"{name} {', '.join(map(str, rest))}" for name, *rest in differing)
+    first, second = (f"{name} {', '.join(map(_text, rest))}" for name, *rest in differing)
     return first, second
+
+
+def _text(value: Any) -> str:
+    return f"{value:.8g}" if isinstance(value, float) else str(value)
 
 
 def _listed(columns: TableColumns | None) -> str:

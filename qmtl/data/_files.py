@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from qmtl.errors import InvalidInputError, as_path, near_paths
+from qmtl.tasks import as_numpy
 
 
 def check_files(
@@ -109,7 +110,7 @@ def _read(file: Path, name: str) -> Mapping[str, Any]:
 
 def _vector(file: Path, key: str, values: Any) -> np.ndarray:
     try:
-        vector = np.asarray(values, dtype=np.float32)
+        vector = np.asarray(as_numpy(values), dtype=np.float32)
     except (TypeError, ValueError) as error:
         raise InvalidInputError(f"{file}: {key!r}: expected numbers") from error
     if vector.ndim == 2 and len(vector):
@@ -144,6 +145,8 @@ def embed_texts(texts: Sequence[str], embed: Embed | None = None) -> np.ndarray:
         >>> embed_texts(["a", "bc", "a"], lengths).round(3).tolist()
         [[1.4140000343322754, 0.0], [1.4140000343322754, 0.0], [1.4140000343322754, 0.0]]
     """
+    if isinstance(texts, str):
+        raise InvalidInputError("texts must be a list of strings, got one string")
     if embed is None:
         from qmtl.encoders import TextEmbedding
 
@@ -214,10 +217,8 @@ def pair_features(first: np.ndarray, second: np.ndarray | None = None) -> np.nda
 
 
 def _as_vectors(values: Any, n: int) -> np.ndarray:
-    if hasattr(values, "detach"):
-        values = values.detach().cpu()
     try:
-        vectors = np.asarray(values, dtype=np.float32)
+        vectors = np.asarray(as_numpy(values), dtype=np.float32)
     except (TypeError, ValueError) as error:
         raise InvalidInputError(
             f"embed: expected an array of numbers (N, d), got {type(values).__name__}"

@@ -275,6 +275,9 @@ class _Options:
             object.__setattr__(self, argument, None if given is None else list(map(str, given)))
         object.__setattr__(self, "ignore", self.ignore or [])
         for argument, name in self.special.items():
+            given = type(name).__name__
+            if given != "tuple" and np.ndim(name):  # a column of values
+                raise InvalidInputError(f"{argument}: expected the name of a column, got {given}")
             object.__setattr__(self, argument, str(name))
 
     @property

@@ -15,6 +15,7 @@ from qmtl._io import cache_folder
 from qmtl.errors import (
     InvalidInputError,
     MissingDependencyError,
+    as_path,
     check_integer,
     missing_extra,
     near_paths,
@@ -161,8 +162,9 @@ class TextEmbedding:
         self.model = str(model)
         self.cache_folder: Path | None = None
         if cache is not None and cache is not False:
-            given = cache_folder("embeddings") if cache is True else Path(cache)
-            self.cache_folder = given.expanduser()
+            self.cache_folder = as_path(
+                cache_folder("embeddings") if cache is True else cache, "cache"
+            )
         self.batch_size, self.max_length = batch_size, max_length
         self.device, self.revision, self.progress = device, revision, progress
         self._cache: EmbeddingCache | None = None
@@ -335,7 +337,7 @@ def load_sentence_encoder(
 
 def model_folder(model: str | Path) -> Path | None:
     """Return the model's folder, or None for a name on the hub."""
-    folder = Path(model).expanduser()
+    folder = as_path(model, "model")
     if not folder.is_dir():
         # Names on the hub have the form NAME or OWNER/NAME.
         if isinstance(model, Path) or model[:1] in ("", ".", "/", "~") or model.count("/") > 1:
@@ -350,8 +352,9 @@ def model_folder(model: str | Path) -> Path | None:
 
 
 def _check_texts(texts: Iterable[str]) -> list[str]:
-    if isinstance(texts, str):
-        raise InvalidInputError("texts must be a list of strings, got one string")
+    if isinstance(texts, str | Mapping) or hasattr(texts, "columns"):
+        kind = "one string" if isinstance(texts, str) else type(texts).__name__
+        raise InvalidInputError(f"texts must be a list of strings, got {kind}")
     wanted = list(texts)
     if not wanted:
         raise InvalidInputError("texts must hold at least one text, got none")

@@ -8,12 +8,12 @@ on every device; torch's default device (also ``meta``) then gets the weights.
 import math
 import zlib
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from qmtl._calls import as_seed
 from qmtl.circuit import Ansatz, HeadCircuit, elementary
-from qmtl.errors import InvalidInputError, unknown_name
+from qmtl.errors import unknown_name
 
 INITIAL_STD = {"encoding": 0.1, "block": 0.5}
 """Standard deviations of the initial weights of a quantum head, in radians, by part."""
@@ -27,11 +27,7 @@ def drawn_seed(seed: int | None) -> int:
     Raises:
         InvalidInputError: if the seed is neither an integer nor None.
     """
-    if seed is None:
-        return int(torch.randint(2**31, (), device="cpu"))
-    if isinstance(seed, bool) or not isinstance(seed, int | np.integer):
-        raise InvalidInputError(f"seed must be an integer or None, got {seed!r}")
-    return int(seed)
+    return int(torch.randint(2**31, (), device="cpu")) if seed is None else as_seed(seed)
 
 
 def _generator(seed: int, name: str) -> torch.Generator:

@@ -115,7 +115,9 @@ def _traced(
             "the function applies NumPy to its features or weights, which are torch tensors; use "
             "torch or pennylane.math"
         ) from error
-    except (TypeError, ValueError, IndexError, qml.exceptions.DecompositionUndefinedError) as error:
+    except (
+        TypeError, ValueError, IndexError, ImportError, qml.exceptions.DecompositionUndefinedError
+    ) as error:  # fmt: skip
         given = [n for n, some in (("features", n_features), ("weights", shape)) if some]
         takes = [f"{n} of shape {tuple(a.shape)}" for n, a in zip(given, arguments, strict=True)]
         raise InvalidInputError(
@@ -146,10 +148,16 @@ def _gates(
         )
     if not operation.data:
         return [Gate(name, wires)]
-    terms = _terms(torch.as_tensor(operation.data[0], dtype=torch.float64), point, n_features)
+    angle = torch.as_tensor(operation.data[0], dtype=torch.float64)
+    if angle.numel() != 1:
+        raise InvalidInputError(
+            f"{operation.name} on wires {list(wires)} has {angle.numel()} angles: a gate of a "
+            f"circuit takes one, such as w[0]"
+        )
+    terms = _terms(angle.reshape(()), point, n_features)
     expected = float(torch.as_tensor(check.data[0], dtype=torch.float64))
     found = sum(_value(term, other, n_features) for term in terms)
-    if abs(found - expected) > 1e-9 * max(1.0, abs(expected)):
+    if not abs(found - expected) <= 1e-9 * max(1.0, abs(expected)):  # true of NaN
         raise InvalidInputError(
             f"{operation.name} on wires {list(wires)}: its angle is not a sum of constants, "
             f"features, weights, products of two features, and features times a weight"
@@ -161,7 +169,7 @@ def _terms(angle: Tensor, point: Tensor, n_features: int) -> list[Angle]:
     """Return the terms of an angle from its derivatives, if it is a quadratic polynomial."""
     value = angle.detach()
     if not angle.requires_grad:
-        return [Angle(constant=float(value))] if abs(value) > ZERO else []
+        return [] if abs(value) <= ZERO else [Angle(constant=float(value))]
     (slope,) = torch.autograd.grad(angle, point, create_graph=True)
     curvature = torch.zeros(len(point), len(point), dtype=torch.float64)
     if slope.requires_grad:

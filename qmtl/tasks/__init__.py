@@ -15,6 +15,7 @@ from qmtl.tasks._labels import rounding as rounding
 from qmtl.tasks._layout import TaskLayout as TaskLayout
 from qmtl.tasks._layout import labelled_rows as labelled_rows
 from qmtl.tasks._layout import task_layout as task_layout
+from qmtl.tasks._metrics import as_numpy as as_numpy
 from qmtl.tasks._metrics import row_weights as row_weights
 from qmtl.tasks._scores import evaluate_all as evaluate_all
 from qmtl.tasks._scores import evaluate_joined as evaluate_joined

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from qmtl.errors import InvalidInputError
 from qmtl.tasks._definition import MISSING, is_flat
-from qmtl.tasks._metrics import row_weights
+from qmtl.tasks._metrics import as_numpy, row_weights
 from qmtl.tasks._texts import (
     EXACT,
     as_float,
@@ -45,6 +45,7 @@ def as_labels(name: str, values: Any) -> np.ndarray:
         values = values.data.astype(object)
         values[mask] = None
     try:
+        values = as_numpy(values)
         array = np.asarray(values)
         if array.dtype.kind in "UST":
             array = np.asarray(values, dtype=object)  # otherwise None and NaN become texts

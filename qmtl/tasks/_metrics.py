@@ -198,6 +198,23 @@ def _below(values: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
     return below, upto
 
 
+def as_numpy(values: Any) -> Any:
+    """Return a tensor, or the tensors in a list, as NumPy arrays; other values stay as they are.
+
+    NumPy has no bfloat16, which becomes float32.
+
+    Example:
+        >>> as_numpy([torch.ones(2, dtype=torch.bfloat16), None])
+        [array([1., 1.], dtype=float32), None]
+    """
+    if isinstance(values, Tensor):
+        kept = values.detach().cpu()
+        return (kept.float() if kept.dtype == torch.bfloat16 else kept).numpy()
+    if isinstance(values, list | tuple) and any(isinstance(value, Tensor) for value in values):
+        return [as_numpy(value) for value in values]
+    return values
+
+
 def row_weights(values: Any, n_rows: int) -> Tensor | None:
     """Check weights of rows, or one weight for all; return float64 (n_rows,), or None for None.
 
@@ -211,8 +228,7 @@ def row_weights(values: Any, n_rows: int) -> Tensor | None:
     """
     if values is None:
         return None
-    if isinstance(values, Tensor):
-        values = values.detach().cpu().numpy()
+    values = as_numpy(values)
     try:
         if isinstance(values, np.ma.MaskedArray):
             values = np.ma.filled(values.astype(np.float64), np.nan)

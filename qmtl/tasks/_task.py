@@ -339,11 +339,12 @@ def chosen_tasks(
     """
     if names is None:
         return tuple(known)
-    if isinstance(names, str):
-        raise InvalidInputError(f"tasks must be a sequence of names, got the string {names!r}")
+    if isinstance(names, str) or not isinstance(names, Iterable):
+        kind = "string" if isinstance(names, str) else type(names).__name__
+        raise InvalidInputError(f"tasks must be a sequence of names, got the {kind} {names!r}")
     chosen = tuple(names)
     for name in chosen:
-        if name not in known:
+        if not isinstance(name, str) or name not in known:
             raise unknown_name(what, name, known)
     if len(set(chosen)) < len(chosen):
         raise InvalidInputError(f"tasks must be distinct, got {list(chosen)}")

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from qmtl._calls import evaluating
 from qmtl.data import MultiTaskData, Split
-from qmtl.errors import RunDirectoryError, as_path, check_type
+from qmtl.errors import InvalidInputError, RunDirectoryError, as_path, check_integer, check_type
 from qmtl.methods import Attack, Batch, attacked_split
 from qmtl.model import MultiTaskModel
 from qmtl.tasks import Task, evaluate_all, evaluate_joined, task_layout
@@ -86,6 +86,9 @@ def evaluate(
         attack: an attack that changes the inputs first, for robust metrics; see
             `qmtl.methods.attacked_split` for errors.
 
+    Raises:
+        InvalidInputError: if the split has no targets of the model's tasks, or of another kind.
+
     Example:
         >>> import qmtl
         >>> data = qmtl.data.digits(tasks=["parity"])
@@ -95,17 +98,25 @@ def evaluate(
         ['loss', 'accuracy', 'f1', 'auroc']
     """
     check_type("split", split, Split)
+    check_integer("batch_size", batch_size)
+    tasks = tuple(task for task in model.tasks if task.name in split.targets)
+    if not tasks:
+        raise InvalidInputError(
+            f"the split has targets of {list(split.targets)}, the model has the tasks "
+            f"{[task.name for task in model.tasks]}: none in common"
+        )
+    own = {task.name: task.to_targets(split.targets[task.name]) for task in tasks}
     if attack is not None:
+        check_type("attack", attack, Attack)
         split = attacked_split(model, split, attack, batch_size=batch_size)
     reference = next(model.parameters())
-    tasks = tuple(task for task in model.tasks if task.name in split.targets)
     names = None if len(tasks) == len(model.tasks) else [task.name for task in tasks]
     with evaluating(model):
         parts = [
             model(chunk.to(reference), names, joined=True)
             for chunk in split.inputs.split(batch_size)
         ]
-    targets = task_layout(tasks).join_targets(split.targets)
+    targets = task_layout(tasks).join_targets(own)
     rows = Batch(split.inputs[:0], targets, sample_weight=split.sample_weight).to(reference.device)
     return joined_scores(model, torch.cat(parts), rows.targets, names, rows.sample_weight)
 

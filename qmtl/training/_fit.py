@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch import distributed as dist
 
 from qmtl._calls import evaluating, seeded
-from qmtl.data import MultiTaskData, Split
+from qmtl.data import MultiTaskData, Split, TableColumns, column_differences
 from qmtl.errors import InvalidInputError, ModelFileError, as_path, unknown_name
 from qmtl.model import MultiTaskModel
 from qmtl.tasks import Task, chosen_tasks, labelled_rows, metric_names
@@ -96,7 +96,7 @@ def fit(
     for callback in used_callbacks:
         if not isinstance(callback, Callback):
             raise InvalidInputError(f"callbacks must be Lightning callbacks, got {callback!r}")
-    if not isinstance(model, nn.Module):
+    if not isinstance(model, nn.Module) or not hasattr(model, "encoder"):
         raise InvalidInputError(f"model must be a MultiTaskModel, got {type(model).__name__}")
     if not hasattr(data, "tasks"):
         raise InvalidInputError(
@@ -230,6 +230,8 @@ def _checked(
     _check_parameters(model)
     module = MultiTaskModule(model, settings, tasks)
     _check_tasks(module.tasks, data)
+    if tasks is not None and model.columns is not None and data.columns is not None:
+        _check_columns(model.columns, data.columns)
     _check_monitor(data, settings)
     with quiet_libraries():
         rehearse(settings, len(module.tasks), module.dtype_of_model)
@@ -289,6 +291,25 @@ def _check_steps(module: MultiTaskModule, data: MultiTaskData) -> None:
         module.check_present(labelled[:, rows].any(dim=1).nonzero().flatten(), step)
 
 
+def _check_columns(own: TableColumns, given: TableColumns) -> None:
+    """Check that the data encode a table as the model does, which predicts with its own columns."""
+    if own.is_close(given):
+        return
+    ours, theirs = column_differences(own, given)
+    said = (
+        f"the model and the data encode their tables differently: the model has {ours}; the data "
+        f"have {theirs}"
+    )
+    hint = "from_arrays(model.as_samples(table), ...) makes data as the model encodes them"
+    if not own.has_inputs_of(given):
+        raise InvalidInputError(f"{said}; {hint}")
+    warnings.warn(
+        f"{said}. Training takes the data's scale, predictions the model's; {hint}",
+        UserWarning,
+        stacklevel=4,
+    )
+
+
 def _check_tasks(tasks: Sequence[Task], data: MultiTaskData) -> None:
     expected, given = ([task.name for task in side] for side in (tasks, data.tasks))
     if expected != given:
@@ -296,16 +317,16 @@ def _check_tasks(tasks: Sequence[Task], data: MultiTaskData) -> None:
             f"data must have the model's tasks in the same order: the model has {expected}, the "
             f"data {given}"
         )
-    ours, theirs = ([(t.name, t.kind, t.n_outputs) for t in side] for side in (tasks, data.tasks))
-    if ours != theirs:
-        raise InvalidInputError(
-            f"tasks of the data differ in kind or outputs: model {ours}, data {theirs}"
-        )
-    for task, other in zip(tasks, data.tasks, strict=True):
-        if other.class_weights not in (None, task.class_weights):
+    for ours, theirs in zip(tasks, data.tasks, strict=True):
+        if not ours.labelled_like(theirs):
+            raise InvalidInputError(
+                f"task {ours.name!r} of the data is {theirs.labels_in_words()}; that of the model "
+                f"is {ours.labels_in_words()}"
+            )
+        if theirs.class_weights not in (None, ours.class_weights):
             warnings.warn(
-                f"class_weights {other.class_weights} of task {task.name!r} in the data have no "
-                f"effect: the model's task has {task.class_weights}; make its head from data.tasks",
+                f"class_weights {theirs.class_weights} of task {ours.name!r} in the data have no "
+                f"effect: the model's task has {ours.class_weights}; make its head from data.tasks",
                 UserWarning,
                 stacklevel=4,
             )

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from qmtl._target_scale import label_scale
 from qmtl.encoders import TaskEncoder
-from qmtl.errors import InvalidInputError, ModelFileError
+from qmtl.errors import InvalidInputError, ModelFileError, check_type
 from qmtl.methods import Batch, using
 from qmtl.model import MultiTaskModel
 from qmtl.tasks import chosen_tasks
@@ -147,6 +147,12 @@ class MultiTaskModule(pl.LightningModule):
         """Return the predictions of `MultiTaskModel.predict`; labels in the batch are ignored."""
         inputs = batch[0] if isinstance(batch, tuple | list) else getattr(batch, "inputs", batch)
         return self.model.predict(inputs, self.names)
+
+    def on_before_batch_transfer(self, batch: Any, index: int) -> Any:
+        """Refuse batches of other loaders: their regressions have no scale."""
+        if not self.trainer.predicting:
+            check_type("batch", batch, Batch, "; give the trainer a MultiTaskDataModule")
+        return batch
 
     def configure_optimizers(self) -> Any:
         """Return one optimiser, for the encoder's, the head's and the scalarizer's parameters."""

@@ -69,6 +69,12 @@ def test_negative_indices_are_refused(bad):
         Angle(**bad)
 
 
+@pytest.mark.parametrize("bad", [float("nan"), -float("inf"), "0.5", None])
+def test_constants_are_finite_numbers(bad):
+    with pytest.raises(InvalidInputError, match="constant must be a finite number, got"):
+        Angle(constant=bad)
+
+
 def test_owner_is_given_to_weights_only():
     assert Gate("RY", (0,), Angle(weight=3)).owned_by("a").angle == Angle(weight=3, owner="a")
     loads = Gate("RY", (0,), Angle(features=(3,)))

@@ -125,6 +125,18 @@ class TestFromArrays:
         assert first.split_seed == 0
         assert torch.equal(first.test.inputs[:, 0], 2.0 * first.test.index)
 
+    def test_bfloat16_tensors_and_those_with_gradients(self):
+        X = torch.arange(40.0).reshape(20, 2)
+        y, weights = torch.arange(20) % 2, torch.arange(1, 21) / 32
+        first = from_arrays(X, {"a": y}, sample_weight=weights)
+        for change in (torch.Tensor.bfloat16, lambda t: t.float().requires_grad_()):
+            whole = [change(values.clone()) for values in (X, y, weights)]
+            for x, labels, w in (whole, map(list, whole)):
+                same = from_arrays(x, {"a": labels}, sample_weight=w)
+                assert torch.equal(same.train.inputs, first.train.inputs)
+                assert torch.equal(same.train.targets["a"], first.train.targets["a"])
+                assert torch.equal(same.train.sample_weight, first.train.sample_weight)
+
     def test_standardise_with_the_train_split_only(self):
         X = np.random.default_rng(0).normal(3, 5, (100, 3))
         X[:, 2] = 0.1

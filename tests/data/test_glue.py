@@ -210,6 +210,14 @@ class TestEmbeddings:
         with pytest.raises(InvalidInputError, match=message):
             embed_texts(["a", "b"], bad)
 
+    def test_one_text_is_no_list_of_letters(self):
+        with pytest.raises(InvalidInputError, match="texts must be a list of strings, got one str"):
+            embed_texts("ab", lambda texts: [[1.0]] * len(texts))
+
+    def test_vectors_of_a_model_in_bfloat16(self):
+        vectors = embed_texts(["a"], lambda texts: torch.tensor([[3.0, 4.0]]).bfloat16())
+        assert np.allclose(vectors, np.array([[3.0, 4.0]]) * 2**0.5 / 5)
+
     def test_pairs_are_symmetric_but_for_their_halves(self):
         u, v = np.random.default_rng(0).normal(size=(2, 5, 4)).astype(np.float32)
         one, two = pair_features(u, v), pair_features(v, u)

@@ -17,7 +17,7 @@ NAN = float("nan")
 class TestJoin:
     def test_layout(self):
         text = np.array([[1.0, 2.0], [NAN, NAN], [3.0, 4.0]])
-        audio = [None, [5.0, 6.0, 7.0], torch.tensor([8.0, 9.0, 10.0])]
+        audio = [None, [5.0, 6.0, 7.0], torch.tensor([8.0, 9.0, 10.0]).bfloat16().requires_grad_()]
         inputs, widths = join_modalities({"text": text, "audio": audio})
         assert widths == {"text": 2, "audio": 3}
         assert list(widths) == ["text", "audio"]
@@ -28,6 +28,8 @@ class TestJoin:
             [1, 1, 3, 4, 8, 9, 10],
         ]
         assert np.isnan(text[1]).all(), "the caller's array is not touched"
+        half = torch.tensor(text).bfloat16()
+        assert torch.equal(join_modalities({"text": half, "audio": audio})[0], inputs)
 
     def test_a_present_row_of_zeros_is_present(self):
         assert join_modalities({"a": torch.zeros(1, 2)})[0].tolist() == [[1, 0, 0]]
@@ -63,7 +65,9 @@ class TestFeatureFiles:
         elif request.param == "json":
             path.write_text(json.dumps(features))
         else:
-            torch.save({key: torch.tensor(value) for key, value in features.items()}, path)
+            torch.save(
+                {key: torch.tensor(value).bfloat16() for key, value in features.items()}, path
+            )
         return path
 
     def test_by_id_with_missing_ones(self, file):

@@ -126,6 +126,14 @@ class TestFromCsv:
             ({"targets": ["sold"], "inputs": ["siz"]}, "unknown column in inputs: 'siz'; did you"),
             ({"targets": ["sold"], "inputs": ["sold"]}, "inputs: 'sold' is the target 'sold'"),
             ({"targets": ["sold"], "inputs": "size"}, "expected a sequence of columns, got 'size'"),
+            (
+                {"targets": ["sold"], "weights": [1.0]},
+                "weights: expected the name of a column, got l",
+            ),
+            (
+                {"targets": ["sold"], "group_column": torch.ones(3)},
+                "group_column: expected the name of a column, got Tensor",
+            ),
             ({"targets": ["sold"], "ignore": ["x"]}, "unknown column in ignore"),
             ({"targets": ["sold"], "ignore": ["size", "colour"]}, "no column is left"),
             ({"targets": ["sold"], "split_column": "part"}, "unknown split_column: 'part'"),

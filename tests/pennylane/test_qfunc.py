@@ -217,6 +217,15 @@ def test_an_encoding_with_features_weights_and_their_products():
         (qml.RX, {"weights": 2.5}, "weights must be a number of weights, or their shape as a tu"),
         (qml.RX, {"weights": "ab"}, "weights must be a number of weights, or their shape as a tu"),
         (lambda w: qml.RX(np.sin(w[0]), 0), {"weights": 1}, "applies NumPy to its features or we"),
+        (lambda w: qml.RX(w, 0), {"weights": 3}, r"RX on wires \[0\] has 3 angles: a gate .* one"),
+        (lambda: qml.RX(float("nan"), 0), {}, "constant must be a finite number, got nan"),
+        (lambda w: qml.RX(w[0] / 0, 0), {"weights": 1}, "constant must be a finite number, got in"),
+        (lambda w: qml.RX(w[0] * float("nan"), 0), {"weights": 1}, "its angle is not a sum"),
+        (
+            lambda w: qml.evolve(qml.X(0) @ qml.Z(1), w[0]),
+            {"weights": 1},
+            "cannot be applied to weights",
+        ),
     ],
 )
 def test_functions_that_are_no_circuit_are_refused(function, options, message):

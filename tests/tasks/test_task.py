@@ -95,11 +95,17 @@ class TestConstruction:
 
     @pytest.mark.parametrize(
         ("names", "message"),
-        [("ab", "got the string 'ab'"), (["a", "c"], "unknown task 'c'"), (["b", "b"], "distinct")],
+        [
+            ("ab", "got the string 'ab'"),
+            (3, "a sequence of names, got the int 3"),
+            (["a", "c"], "unknown task 'c'"),
+            ([["a", "b"]], r"unknown task \['a', 'b'\]"),
+            (["b", "b"], "distinct"),
+        ],
     )
     def test_choices_that_are_none(self, names, message):
         with pytest.raises(InvalidInputError, match=message):
-            chosen_tasks(names, ["a", "b", "ab"])
+            chosen_tasks(names, dict.fromkeys(["a", "b", "ab"]))
 
     def test_check_tasks(self):
         assert check_tasks(iter(ALL)) == tuple(ALL)

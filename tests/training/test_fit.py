@@ -6,6 +6,7 @@ import runpy
 import signal
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from pytorch_lightning.callbacks import Callback
@@ -263,8 +264,50 @@ def test_tasks_of_data_and_model_must_agree():
     other = qmtl.data.from_arrays(
         torch.rand(30, 3), {"a": torch.arange(30) % 3}, tasks=[qmtl.Task.multiclass("a", 3)]
     )
-    with pytest.raises(InvalidInputError, match=r"\('a', 'binary', 1\).*\('a', 'multiclass', 3\)"):
+    with pytest.raises(
+        InvalidInputError, match=r"'a' of the data is multiclass with 3 .* is binary with"
+    ):
         _fit(other, tiny_model(data.subset(["a"])))
+
+
+def test_class_names_of_data_and_model_must_agree():
+    X, y = torch.rand(30, 3), torch.arange(30) % 2
+    plain, named, turned = (
+        qmtl.data.from_arrays(X, {"a": y}, tasks=[qmtl.Task.binary("a", class_names=names)])
+        for names in (None, ("no", "yes"), ("yes", "no"))
+    )
+    with pytest.raises(InvalidInputError, match=r"classes yes, no; that of the model .* no, yes"):
+        _fit(turned, tiny_model(named))
+    for data, other in ((plain, named), (named, plain)):
+        _fit(data, tiny_model(other), max_epochs=1)
+
+
+def test_some_tasks_are_trained_on_tables_as_the_model_encodes_them():
+    frames = [
+        pd.DataFrame(np.eye(30, 3) * scale, columns=list("xyz")).assign(
+            a=[0, 1] * 15, b=[0, 1, 1] * 10
+        )
+        for scale in (1, 100)
+    ]
+    first, other = (
+        qmtl.data.from_frame(frame, targets=[name], inputs=list("xyz"))
+        for frame, name in zip(frames, "ab", strict=True)
+    )
+    model = tiny_model(first)
+    _fit(first, model, max_epochs=1)
+    larger = model.with_task(other.tasks[0], seed=0)
+    with pytest.warns(UserWarning, match=r"model has x .*scale.*from_arrays\(model.as_samples"):
+        _fit(other, larger, tasks=["b"], max_epochs=1)
+    assert larger.columns == first.columns
+    renamed = qmtl.data.from_frame(
+        frames[1].rename(columns={"x": "u"}), targets=["b"], ignore=["a"]
+    )
+    with pytest.raises(InvalidInputError, match=r"differently: .*from_arrays\(model.as_samples"):
+        _fit(renamed, larger, tasks=["b"], max_epochs=1)
+    inputs = larger.as_samples(frames[1])
+    fitting = qmtl.data.from_arrays(inputs, {"b": frames[1]["b"]}, tasks=other.tasks)
+    _fit(fitting, larger, tasks=["b"], max_epochs=1)
+    assert larger.columns == first.columns
 
 
 def test_a_split_is_not_the_data():
@@ -331,3 +374,21 @@ def test_without_validation_labels_the_last_epoch_is_kept():
     last = _fit(data, max_epochs=3, restore_best=False)
     assert (result.epochs, result.best_epoch) == (3, 3)
     assert same_state(result.model, last.model)
+
+
+@pytest.mark.parametrize(
+    ("targets", "options", "message"),
+    [
+        ({"z": [0, 1]}, {}, r"targets of \['z'\], .* tasks \['a', 'b', 'c', 'd'\]: none in common"),
+        ({"a": [0, 2]}, {}, "labels of binary task 'a': row 1 has 2; allowed are whole numbers 0"),
+        ({"b": [0, 3]}, {}, "labels of multiclass task 'b': row 1 has 3; allowed are whole number"),
+        ({"a": [0, 1]}, {"batch_size": 0}, "batch_size must be an integer >= 1, got 0"),
+        ({"a": [0, 1]}, {"attack": 0.1}, "attack must be a Attack, got float"),
+    ],
+)
+def test_evaluate_refuses_targets_of_other_tasks(targets, options, message):
+    split = qmtl.data.Split(
+        torch.zeros(2, 3), {name: torch.tensor(values) for name, values in targets.items()}
+    )
+    with pytest.raises(InvalidInputError, match=message):
+        qmtl.training.evaluate(tiny_model(tiny_data()), split, **options)

@@ -54,6 +54,15 @@ def test_it_predicts():
     torch.testing.assert_close(module(inputs), module.model(inputs))
 
 
+def test_batches_of_another_loader_are_refused():
+    module, batches = parts()
+    loader = torch.utils.data.DataLoader(batches.data.train, batch_size=8)
+    own, hint = trainer(max_epochs=1), "got list; give the trainer a MultiTaskDataModule"
+    for call in (own.fit, own.validate, own.test):
+        with pytest.raises(InvalidInputError, match=hint):
+            call(module, loader)
+
+
 @pytest.mark.parametrize("options", [{"max_epochs": -1}, {}])
 def test_steps_end_it(options):
     module, batches = parts()
