@@ -139,7 +139,7 @@ def test_two_points_have_no_error():
 @pytest.mark.parametrize(
     ("x", "y", "words"),
     [
-        ([1], [1], "two different x"),
+        ([1], [1], "two different values"),
         ([2, 2], [1, 3], "1 different"),
         ([1, 2], [1, 2, 3], "3 y"),
         ([1, 2], [1, 0], "y: expected positive"),
