@@ -39,7 +39,8 @@ def model_for(
     dtype: torch.dtype = torch.float32,
 ) -> qmtl.MultiTaskModel:
     circuit = qmtl.HeadCircuit(data.tasks)
-    built = qmtl.heads.build_head(head, circuit, qmtl.heads.HeadOptions(simulator=SIMULATOR, seed=0))
+    options = qmtl.heads.HeadOptions(simulator=SIMULATOR, seed=0)
+    built = qmtl.heads.build_head(head, circuit, options)
     encoder = qmtl.encoders.MLP(data.n_inputs, hidden, out_features=built.n_features, seed=0)
     return qmtl.MultiTaskModel(encoder, built).to(dtype)
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qmtl.simulators._cones import _sorted_into_layers
-from qmtl.simulators._torch import _encode, _apply_layers
+from qmtl.simulators._torch import _apply_layers, _encode
 from tests.laws import dense_state
 from tests.strategies import gate_lists
 
