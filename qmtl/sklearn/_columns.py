@@ -12,7 +12,7 @@ from sklearn.utils.class_weight import compute_class_weight
 from torch import Tensor
 
 from qmtl.errors import InvalidInputError
-from qmtl.tasks import Task, is_date, number_in, plain_text, shown, truth_word
+from qmtl.tasks import Task, as_numpy, is_date, number_in, plain_text, shown, truth_word
 
 
 @dataclass(frozen=True)
@@ -275,6 +275,7 @@ def input_problem(X: Any) -> str | None:
 
 
 def _as_array(y: Any) -> np.ndarray:
+    y = as_numpy(y)
     if isinstance(y, np.ma.MaskedArray):
         y, mask = y.data.astype(object), np.ma.getmaskarray(y)
         y[mask] = None

@@ -391,7 +391,8 @@ def test_a_small_spread_around_a_large_mean_is_no_constant():
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 def test_tensors_of_every_float_type(dtype):
     X = torch.randn(60, 3, generator=torch.Generator().manual_seed(0)).to(dtype)
-    y = (X[:, 0] > 0).int().numpy()
+    y = (X[:, 0] > 0).to(dtype)
     model = QuantumMultiTaskClassifier(**QUICK).fit(X, y)
+    assert model.classes_.tolist() == [0, 1]
     assert model.predict(X).shape == y.shape
     assert np.array_equal(model.predict(X), model.predict(X.double().numpy()))
