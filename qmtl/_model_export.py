@@ -13,16 +13,38 @@ import torch
 from torch import Tensor, nn
 
 from qmtl._io import __version__, silenced
+from qmtl.circuit import HeadCircuit
 from qmtl.data import as_samples
 from qmtl.encoders import CNN, ENCODERS
 from qmtl.errors import InvalidInputError, QmtlError, as_path, missing_extra
 from qmtl.heads import AddedVector, CircuitHead
-from qmtl.simulators import LightConeSimulator
+from qmtl.simulators import FixedCircuit, LightConeSimulator, Simulator
 
 PACKAGES = ("onnx", "onnxscript")
 # An ONNX file is a protocol buffer of at most 2 GB; larger models keep their numbers in a second
 # file.
 LARGEST_FILE = 2**30
+
+
+class _FixedSimulator(Simulator):
+    """Evaluates each circuit with the weights of its first call."""
+
+    def __init__(self) -> None:
+        self.fixed: dict[HeadCircuit, FixedCircuit] = {}
+
+    def values(
+        self,
+        circuit: HeadCircuit,
+        angles: Tensor,
+        weights: Tensor,
+        tasks: Sequence[str] | None = None,
+    ) -> Tensor:
+        if circuit not in self.fixed:
+            self.fixed[circuit] = FixedCircuit(circuit, weights)
+        values: Tensor = self.fixed[circuit](angles)
+        if tasks is None or list(tasks) == list(circuit.registers):
+            return values
+        return torch.cat([values[:, circuit.output_slices[name]] for name in tasks], dim=1)
 
 
 class _Predictor(nn.Module):
@@ -38,15 +60,17 @@ class _Predictor(nn.Module):
 
 
 def _inference_copy(model: Any) -> Any:
-    """Copy a model to the CPU, in evaluation mode, and check that its simulators are exact."""
+    """Copy a model to the CPU, in evaluation mode, so that its heads run torch operations."""
     twin = copy.deepcopy(model).cpu().eval()
     for part in twin.modules():
-        has_circuit = isinstance(part, CircuitHead | AddedVector)
-        if has_circuit and type(part.simulator) is not LightConeSimulator:
+        if not isinstance(part, CircuitHead | AddedVector):
+            continue
+        if type(part.simulator) is not LightConeSimulator:
             raise InvalidInputError(
                 f"exported models are exact, but this one uses the simulator "
                 f"{part.simulator!r}; export model.with_simulator('lightcone')"
             )
+        part.simulator = _FixedSimulator()
     return twin
 
 
@@ -117,11 +141,6 @@ def export_program(model: Any, path: str | Path, inputs: Tensor) -> None:
     # Two rows, because from one row torch would make a program for exactly one.
     rows = torch.cat([inputs[:1], inputs[-1:]]).cpu()
     program = _program(model, rows)
-    # torch can save neither unbound empty tensors nor slices of NumPy's arrays.
-    program.graph.eliminate_dead_code()
-    for name, value in program.constants.items():
-        if isinstance(value, Tensor):
-            program.constants[name] = value.clone()
     about = json.dumps(_about(model, rows))
     if target.suffix == ".pt2":
         with _quiet():

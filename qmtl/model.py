@@ -354,10 +354,10 @@ class MultiTaskModel(nn.Module):
     def export(self, path: str | Path, *, inputs: Any = None) -> None:
         """Write the model for inference, from inputs to predictions, which runs without qmtl.
 
-        `load` cannot read such a file. There is one output per task, with its name: what `predict`
-        returns, for any number of rows. Inputs are those of the encoder, as from
-        `TableColumns.encode`. The file holds tasks, classes, the shape of the inputs, and a table's
-        ``columns``, as JSON.
+        The circuit is written as real matrices that contain the trained weights; `load` cannot read
+        such a file. There is one output per task, with its name: what `predict` returns, for any
+        number of rows. Inputs are those of the encoder, as from `TableColumns.encode`. The file
+        holds tasks, classes, the shape of the inputs, and a table's ``columns``, as JSON.
 
         A ``.onnx`` file runs in onnxruntime and others; the input is named ``inputs``, and the JSON
         is the model's metadata ``qmtl``. A ``.pt2`` file runs by
@@ -369,7 +369,7 @@ class MultiTaskModel(nn.Module):
                 ``in_features``, and for qmtl's CNN.
 
         Raises:
-            CircuitTooLargeError: if this machine cannot simulate the circuit.
+            CircuitTooLargeError: if the matrices are too large; see `qmtl.simulators.FixedCircuit`.
             InvalidInputError: for an encoder that torch cannot export, a simulator that is not
                 exact, or another suffix.
             MissingDependencyError: if onnx or onnxscript are not installed.

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -10,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from qmtl.circuit import AngleEncoding, HeadCircuit, RotationAnsatz, load_design
+from qmtl.circuit import AngleEncoding, HeadCircuit, load_design
 from qmtl.data import from_arrays, from_frame
 from qmtl.encoders import CNN, MLP, Experts, FourierFeatures, Fusion, Identity
 from qmtl.errors import CircuitTooLargeError, InvalidInputError, MissingDependencyError
@@ -37,7 +38,7 @@ TASKS = [
     Task.regression("price, in €"),
     Task.multilabel("value.3", 2),
 ]
-SMALL = HeadCircuit(TASKS, AngleEncoding(n_layers=1), RotationAnsatz(n_layers=1))
+SMALL = load_design("hardware-lean").circuit(TASKS)
 FEW = load_design("hardware-lean").circuit([TASKS[0], TASKS[2]])
 
 ELSEWHERE = """
@@ -225,9 +226,9 @@ def test_what_cannot_be_exported_says_why(tmp_path, monkeypatch):
     noisy = NoisySimulator(DeviceNoise.uniform(one_qubit=0.01))
     with pytest.raises(InvalidInputError, match=r"with_simulator\('lightcone'\)"):
         make_model().with_simulator(noisy).export(path)
-    deep = HeadCircuit(binary_tasks(24), AngleEncoding(n_layers=20))
-    with pytest.raises(CircuitTooLargeError, match="20 encoding layers"):
-        make_model(deep).export(path)
+    many = HeadCircuit([replace(TASKS[0], name=f"t{i}") for i in range(2000)])
+    with pytest.raises(CircuitTooLargeError, match="33,554,432"):
+        make_model(many).export(path)
     for wrong in ("model.onx", "none/model.onnx"):
         with pytest.raises(InvalidInputError, match=wrong):
             make_model().export(tmp_path / wrong)

@@ -23,6 +23,7 @@ from qmtl.simulators._contract import (
     weights_by_name,
 )
 from qmtl.simulators._explain import Explanation
+from qmtl.simulators._fixed import FixedCircuit
 from qmtl.simulators._lightcone import LightConeSimulator
 from qmtl.simulators._noisy import NoisySimulator, native_size, native_values
 from qmtl.simulators._parameter_shift import ShiftPlan, shift_plan, shifted_values
@@ -30,7 +31,7 @@ from qmtl.simulators._shots import Estimate, ShotSimulator
 
 __all__ = [
     "ANGLE_MAPS", "PROBABILITY_FLOOR", "AngleMap", "Dependencies", "Estimate", "Explanation",
-    "LightConeSimulator", "NoisySimulator", "ShiftPlan", "ShotSimulator",
+    "FixedCircuit", "LightConeSimulator", "NoisySimulator", "ShiftPlan", "ShotSimulator",
     "Simulator", "by_task", "check_angles", "check_finite", "check_weights", "joined_weights",
     "memory_limit", "native_size", "native_values", "output_layout", "shift_plan",
     "shifted_values", "simulator_for", "simulator_from_dict", "to_logits", "weights_by_name",

@@ -84,7 +84,7 @@ def _apply_matrix(state: Tensor, matrix: Matrix, wire: int, n_wires: int) -> Ten
 
 
 @lru_cache(maxsize=256)
-def _signs_of(wires: tuple[tuple[int, ...], ...], n_wires: int, *, flips: bool) -> NDArray[np.int8]:
+def signs_of(wires: tuple[tuple[int, ...], ...], n_wires: int, *, flips: bool) -> NDArray[np.int8]:
     """Return the signs of Z-strings, one row each; with `flips`, one row with the sign of all CZs.
 
     The result is cached, so it is a numpy array: a tensor must not outlive a transform of
@@ -107,7 +107,7 @@ def _apply_phases(state: Tensor, layer: Layer, angles: Angles, n_wires: int) -> 
     """Multiply by the layer's diagonal: signs of the CZs, then exp(-i Σ angle · sign / 2)."""
     flips = tuple(op.wires for op in layer.ops if op.name == "CZ")
     if flips:
-        signs = torch.from_numpy(_signs_of(flips, n_wires, flips=True)).to(state.device)
+        signs = torch.from_numpy(signs_of(flips, n_wires, flips=True)).to(state.device)
         state = state * signs.T
     rotations = [(op.wires, angles[op.slot]) for op in layer.ops if op.slot is not None]
     if not rotations:
@@ -120,13 +120,13 @@ def _apply_phases(state: Tensor, layer: Layer, angles: Angles, n_wires: int) -> 
             # An angle may be common to all cones, or each cone may have its own.
             halves = torch.stack(torch.broadcast_tensors(*(a for _, a in chosen)), 1) * -0.5
             products = tuple(wires for wires, _ in chosen)
-            signs = torch.from_numpy(_signs_of(products, n_wires, flips=False))
+            signs = torch.from_numpy(signs_of(products, n_wires, flips=False))
             phase = phase + signs.to(halves).T @ halves
     assert isinstance(phase, Tensor)
     return _times(state, torch.stack([torch.cos(phase), torch.sin(phase)]))
 
 
-def _apply_layers(state: Tensor, layers: Sequence[Layer], angles: Angles, n_wires: int) -> Tensor:
+def apply_layers(state: Tensor, layers: Sequence[Layer], angles: Angles, n_wires: int) -> Tensor:
     """Run layers on a state of shape (parts, cones, 2^n_wires, samples), wire 0 first."""
     for layer in layers:
         if layer.diagonal:
@@ -149,7 +149,7 @@ def _encode(layers: Sequence[Layer], angles: Angles, n_wires: int, like: Tensor)
         else:
             column = [state, torch.zeros_like(state)]
         state = torch.stack(column, 3).flatten(2, 3)
-    return _apply_layers(state, layers[1:] if first else layers, angles, n_wires)
+    return apply_layers(state, layers[1:] if first else layers, angles, n_wires)
 
 
 class TorchEngine(Engine):
@@ -191,9 +191,9 @@ class TorchEngine(Engine):
         few = type(samples) is int and dim > rest * samples
         if few or dim > LARGEST_UNITARY or not all(map(_is_fixed, angles)):
             state = state.expand(-1, n_members, -1, -1)
-            return _apply_layers(state, structure.block, angles, structure.n_wires)
+            return apply_layers(state, structure.block, angles, structure.n_wires)
         identity = torch.eye(dim, dtype=state.dtype, device=state.device)[None, None]
-        unitary = _apply_layers(identity, structure.block, angles, structure.n_inner)
+        unitary = apply_layers(identity, structure.block, angles, structure.n_inner)
         # Without angles, one unitary serves all tasks.
         unitary = unitary.expand(-1, n_members, -1, -1)
         columns = state.reshape(*state.shape[:2], dim, rest * samples)
