@@ -32,8 +32,10 @@ class _OneLine(type(BaseModel)):  # type: ignore[misc]
     """The type of sections, whose constructors raise errors in one line."""
 
     def __call__(self, *args: Any, **keys: Any) -> Any:
+        if args:
+            raise InvalidInputError(f"{self.__name__} takes keywords only, got {args[0]!r}")
         try:
-            return super().__call__(*args, **keys)
+            return super().__call__(**keys)
         except ValidationError as error:
             raise InvalidInputError(explain(error, self)) from None
 
@@ -57,6 +59,8 @@ class Section(_Model):
 
     defaults_of_0_1: ClassVar[Mapping[str, Any]] = {}
     """Defaults of version 0.1 that have changed; see `OneOf`."""
+    largest: ClassVar[int] = MOST
+    """Largest whole number that a key may have."""
 
     @model_validator(mode="before")
     @classmethod
@@ -74,9 +78,23 @@ class Section(_Model):
     def _no_huge_number(self) -> Self:
         for key, value in self:
             values = value if isinstance(value, list | tuple) else [value]
-            if any(isinstance(one, int) and abs(one) > MOST for one in values):
-                raise ValueError(f"{key}: expected whole numbers up to {MOST:,}, got {value!r}")
+            if any(isinstance(one, int) and abs(one) > self.largest for one in values):
+                raise ValueError(
+                    f"{key}: expected whole numbers up to {self.largest:,}, got {value!r}"
+                )
         return self
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """Return a copy with some other values, which are checked as in the constructor."""
+        if update:
+            checked = type(self)(**{**dict(self), **update})
+            update = {key: getattr(checked, key) for key in update}
+        return super().model_copy(update=update, deep=deep)
+
+    def __setstate__(self, state: dict[Any, Any]) -> None:
+        """Take the state of a pickle, also of the dataclasses that some sections once were."""
+        plain = state if "__dict__" in state else type(self)(**state).__getstate__()
+        super().__setstate__(plain)
 
 
 def _names(annotation: Any, *kinds: type) -> bool:

@@ -8,7 +8,7 @@ from qmtl.circuit._ansatz import Ansatz, IdentityAnsatz
 from qmtl.circuit._encodings import Encoding
 from qmtl.circuit._head_circuit import HeadCircuit, check_circuit
 from qmtl.circuit._readout import Readout
-from qmtl.errors import InvalidInputError
+from qmtl.errors import InvalidInputError, unknown_name
 from qmtl.tasks import Task
 
 # The field of an encoding or ansatz that names its pattern of two-qubit gates.
@@ -134,7 +134,11 @@ def rebuilt(
     """
     tasks = circuit.tasks if tasks is None else tasks
     registers = circuit.registers
-    like = like or {task.name: task.name for task in tasks if task.name in registers}
+    if like is None:
+        like = {task.name: task.name for task in tasks if task.name in registers}
+    for own in like.values():
+        if own not in registers:
+            raise unknown_name("task in like:", own, registers)
     size: dict[str, Any] = (
         {"n_wires": circuit.n_wires}
         if circuit.layout == "shared"

@@ -122,18 +122,27 @@ def table_options(run: "Run") -> dict[str, Any]:
     }
 
 
-def labels_in(
-    labels: "LabelTable", table: Path, tasks: Sequence["Task"], run: "Run"
-) -> tuple[dict[str, "Tensor"], "Tensor | None"]:
-    """Return the targets of the tasks whose labels a table has, and the weights of its rows.
+def read_label_table(
+    run: "Run", table: Path, delimiter: str | None, decimal: str | None
+) -> "LabelTable":
+    """Read a table's labels, and its rows' weights in the column that the run's recipe names."""
+    from qmtl.data import LabelTable
 
-    Warn of tasks, or of the run's column of weights, that the table lacks.
-    """
     weights = getattr(run.recipe.data, "weights", None)
+    labels = LabelTable(table, delimiter, decimal=decimal, weights=weights, **table_options(run))
+    if weights is not None and labels.row_weights is None:
+        print(
+            f"warning: {table}: the header lacks the run's weights {weights!r}: rows count equally",
+            file=sys.stderr,
+        )
+    return labels
+
+
+def targets_in(labels: "LabelTable", table: Path, tasks: Sequence["Task"]) -> dict[str, "Tensor"]:
+    """Return the targets of the tasks whose labels a table has; warn of tasks that it lacks."""
     lacking = listed(repr(task.name) for task in tasks if task.name not in labels.names)
     try:
         found = {t.name: labels.targets(t) for t in tasks if t.name in labels.names}
-        row_weights = labels.weights(weights) if weights in labels.names else None
     except InvalidInputError as error:
         raise InvalidInputError(f"{table}: {error}") from None
     if not found:
@@ -142,12 +151,7 @@ def labels_in(
         )
     if lacking:
         print(f"warning: {table}: the header lacks the targets {lacking}", file=sys.stderr)
-    if weights is not None and row_weights is None:
-        print(
-            f"warning: {table}: the header lacks the run's weights {weights!r}: rows count equally",
-            file=sys.stderr,
-        )
-    return found, row_weights
+    return found
 
 
 def read_inputs(
@@ -156,10 +160,12 @@ def read_inputs(
     delimiter: str | None,
     labels: Sequence[str] = (),
     decimal: str | None = None,
+    kept: "pd.Index | None" = None,
 ) -> tuple["Tensor", "pd.DataFrame"]:
     """Return the inputs in a table, shape (rows, inputs), and the table.
 
-    `labels` are columns that it must have besides the inputs; they stay texts.
+    `labels` are columns that it must have besides the inputs; they stay texts. `kept` are labels of
+    the rows to read; None for all.
     """
     from qmtl.data import read_table
 
@@ -172,6 +178,7 @@ def read_inputs(
     # If the new file is ambiguous, use the decimal mark and encoding of the training file.
     texts, options = [*categories, *labels], table_options(run)
     rows = read_table(table, delimiter, decimal=decimal, texts=texts, **options)
+    rows = rows if kept is None else rows[rows.index.isin(kept)]
     header = [str(name) for name in rows.columns]
     missing = [name for name in (*columns.names, *labels) if name not in header]
     if missing:

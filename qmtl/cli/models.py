@@ -15,11 +15,11 @@ from qmtl.cli._options import (
     complete_head,
     complete_recipe,
     label_task,
-    labels_in,
     path_argument,
     path_option,
     read_inputs,
-    table_options,
+    read_label_table,
+    targets_in,
     with_seed,
 )
 from qmtl.cli._output import show_metrics, show_run
@@ -43,20 +43,19 @@ def adapt(
     Example: qmtl adapt runs/seed1 labels.csv --target sold=binary --out runs/with-sold
     """
     from qmtl.adaptation import METHODS
-    from qmtl.data import LabelTable
     from qmtl.experiments import Run, new_folder, write_derived
 
     opened = Run.read(run)
     name, _, kind = target.partition("=")
     if not name:
         raise InvalidInputError(f"--target: expected NAME or NAME=KIND, got {target!r}")
-    inputs, _ = read_inputs(opened, table, delimiter, labels=[name], decimal=decimal)
-    labels = LabelTable(table, delimiter, decimal=decimal, **table_options(opened))
+    labels = read_label_table(opened, table, delimiter, decimal)
+    inputs, _ = read_inputs(opened, table, delimiter, [name], decimal, labels.rows)
     task = label_task(labels, table, name, kind or None)
     model = opened.load_model()
-    targets, weights = labels_in(labels, table, [task], opened)
+    rows = inputs, targets_in(labels, table, [task])[name]
     larger = model.adapt(
-        task, (inputs, targets[name]), sample_weight=weights, methods=method or METHODS, seed=seed
+        task, rows, sample_weight=labels.row_weights, methods=method or METHODS, seed=seed
     )
     note = larger.head.notes[name]
     folder = new_folder(opened.recipe, out)

@@ -15,11 +15,11 @@ from qmtl.cli._options import (
     Delimiter,
     RunDirectory,
     Split,
-    labels_in,
     path_argument,
     path_option,
     read_inputs,
-    table_options,
+    read_label_table,
+    targets_in,
 )
 from qmtl.cli._output import check_out, make_folder, show_metrics, write_out
 from qmtl.errors import InvalidInputError, RunDirectoryError, near_paths
@@ -125,7 +125,6 @@ def evaluate(
 
     qmtl evaluate runs/seed1 --attack pgd --epsilon 0.03 --low 0 --high 1
     """
-    from qmtl.data import LabelTable
     from qmtl.data import Split as Rows
     from qmtl.experiments import Run
     from qmtl.training import baseline_metrics
@@ -147,17 +146,16 @@ def evaluate(
         others = {"baseline": baseline_metrics(data, rows)}
         inputs = rows.inputs
     else:
-        inputs, _ = read_inputs(opened, table, delimiter, decimal=decimal)
+        labels = read_label_table(opened, table, delimiter, decimal)
+        inputs, _ = read_inputs(opened, table, delimiter, decimal=decimal, kept=labels.rows)
         # The run may have no metrics of a task that was added to it.
         others = {"test split": defaultdict(dict, opened.results["metrics"]["test"])}
     # An attack evaluates the model many times, so loading compiled kernels saves time.
     model = opened.load_model(len(inputs) if chosen is None else None)
     if table is not None:
-        labels = LabelTable(table, delimiter, decimal=decimal, **table_options(opened))
-        targets, weights = labels_in(labels, table, model.tasks, opened)
-        rows = Rows(inputs, targets, sample_weight=weights)
-        if weights is not None:
-            rows = rows.take(weights > 0)
+        rows = Rows(
+            inputs, targets_in(labels, table, model.tasks), sample_weight=labels.row_weights
+        )
     if chosen is not None:
         name = f"{chosen.attack} {chosen.epsilon:g}"
         others = {name: metrics_of(model, rows, attack=chosen), **others}

@@ -38,10 +38,17 @@ class LabelTable:
         path: the file.
         delimiter: character between cells; None detects it.
         decimal: decimal mark; None detects it.
+        weights: column with the weights of the rows, if the file has it. Rows of weight 0 are left
+            out, as in training.
         usual_decimal, usual_encoding, na_values: see `read_table`.
 
+    Attributes:
+        names: names of the columns.
+        rows: labels of the rows, as in the index of `read_table`.
+        row_weights: the rows' weights, float64 (N,); None if there is no such column.
+
     Raises:
-        InvalidInputError: the file cannot be read as a table.
+        InvalidInputError: the file cannot be read as a table, or a weight is none.
 
     Example:
         >>> import tempfile, pathlib
@@ -60,6 +67,7 @@ class LabelTable:
         delimiter: str | None = None,
         *,
         decimal: str | None = None,
+        weights: str | None = None,
         usual_decimal: str | None = None,
         usual_encoding: str | None = None,
         na_values: Any = (),
@@ -69,6 +77,15 @@ class LabelTable:
         self.names = tuple(file.header)
         self._decimal = file.decimal
         self._frame = file.frame(file.header)
+        self.row_weights: Tensor | None = None
+        if weights in self.names:
+            try:
+                numbers = read_weights(self._frame, weights, self._decimal)
+            except InvalidInputError as error:
+                raise InvalidInputError(f"{path}: {error}") from None
+            self._frame = self._frame[numbers > 0]
+            self.row_weights = torch.from_numpy(numbers[numbers > 0])
+        self.rows = self._frame.index
 
     def __len__(self) -> int:
         return len(self._frame)
@@ -89,10 +106,6 @@ class LabelTable:
     def targets(self, task: Task) -> Tensor:
         """Return the canonical targets of the task's column, see `Task.to_targets`."""
         return read_labels(self._frame, (task.name,), task, self._decimal)[1]
-
-    def weights(self, name: str) -> Tensor:
-        """Return a column as weights of the rows, float64 (N,), 0 for rows that do not count."""
-        return torch.from_numpy(read_weights(self._frame, name, self._decimal))
 
 
 def read_weights(table: "pd.DataFrame", name: str, decimal: str | None) -> np.ndarray:

@@ -111,7 +111,9 @@ def with_noise(
         simulator = NoisySimulator(training.noise.device_noise(circuit.n_wires))
     if training.shots is not None:
         simulator = ShotSimulator(simulator, training.shots)
-    return options.model_copy(update={"simulator": simulator})
+    # The section of a recipe names its simulator.
+    plain = {name: getattr(options, name) for name in HeadOptions.model_fields}
+    return HeadOptions(**plain | {"simulator": simulator})
 
 
 def head_look(head: str) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from functools import partial
 from itertools import product
 from operator import attrgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -120,7 +120,9 @@ class TrainabilitySettings(Section):
     tasks: tuple[Count, ...] = Field((1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024), min_length=1)
     samples: int = Field(200, ge=2)
     seed: Seed = 0
-    entanglers: tuple[str, ...] = ("cz_ring", "all_to_all")
+    entanglers: tuple[Literal["cz_ring", "all_to_all"], ...] = Field(
+        ("cz_ring", "all_to_all"), min_length=1
+    )
 
 
 def cases(settings: TrainabilitySettings) -> Iterator[Case]:
@@ -378,10 +380,12 @@ def _figure(found: Sequence[GradientVariance], shown: Sequence[Panel]) -> "Figur
             if (one.case.initial, one.case.study, one.case.entangler) == wanted
             and layers in (None, one.case.block_layers)
         ]
+        if not own:  # of an entangler that was not asked for
+            continue
         varied = attrgetter(f"case.{study.replace(' ', '_')}")
         xlabel, whole = XLABELS.get(study, study), f"{title}\n{INITIALS[initial]}"
         draw.append(partial(plot_variance, own, against=varied, xlabel=xlabel, title=whole))
-    columns = len(shown) if len(shown) > 1 else len(INITIALS)
+    columns = len(draw) // len(INITIALS) if len(shown) > 1 else len(INITIALS)
     figure = panels(draw, columns, (4.3, 3.5), sharey=True)
     for number, ax in enumerate(figure.axes):
         if number % columns:

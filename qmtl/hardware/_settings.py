@@ -1,7 +1,7 @@
 """HardwareSettings: the settings and budgets of a run on a backend."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 from pydantic import ConfigDict, Field, model_validator
@@ -51,6 +51,7 @@ class HardwareSettings(Section):
     """
 
     model_config = ConfigDict(strict=True, allow_inf_nan=False)
+    largest: ClassVar[int] = 2**63 - 1  # budgets may be large
 
     shots: Count = 4096
     primitive: Primitive = "sampler"
@@ -76,10 +77,12 @@ class HardwareSettings(Section):
         """Turn NumPy's values into Python's, and lists into tuples."""
 
         def plain(value: Any) -> Any:
-            if isinstance(value, list | tuple):
+            if isinstance(value, list | tuple | range):
                 return tuple(map(plain, value))
             return plain(value.tolist()) if isinstance(value, np.generic | np.ndarray) else value
 
+        if not isinstance(content, Mapping):
+            return content
         return {key: plain(value) for key, value in content.items()}
 
     @model_validator(mode="after")

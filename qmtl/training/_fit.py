@@ -323,9 +323,10 @@ def _check_tasks(tasks: Sequence[Task], data: MultiTaskData) -> None:
                 f"task {ours.name!r} of the data is {theirs.labels_in_words()}; that of the model "
                 f"is {ours.labels_in_words()}"
             )
-        if theirs.class_weights not in (None, ours.class_weights):
+        weights = theirs.class_weights
+        if weights not in (None, ours.class_weights) and set(weights or ()) != {1.0}:
             warnings.warn(
-                f"class_weights {theirs.class_weights} of task {ours.name!r} in the data have no "
+                f"class_weights {weights} of task {ours.name!r} in the data have no "
                 f"effect: the model's task has {ours.class_weights}; make its head from data.tasks",
                 UserWarning,
                 stacklevel=4,

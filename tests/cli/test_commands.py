@@ -314,7 +314,12 @@ def _check_evaluation_of_a_table(qmtl, folder, held_out):
 def test_rows_of_another_table_count_by_the_runs_weights(qmtl, tmp_path):
     """A row of weight 2 counts like two rows, one of weight 0 like none, in `adapt` too."""
     i = np.arange(60)
-    table = pd.DataFrame({"x": i % 9, "w": (i + 1) % 4, "amount": i * i % 7, "more": i % 5 * 1.37})
+    table = pd.DataFrame({"x": i % 9, "w": (i + 1) % 4, "amount": i * i % 7})
+    table["more"] = i % 4 * 1.37 + i % 12 / 8
+    # Cells that are no numbers, in a row of weight 0.
+    unread = table.w.eq(0) & (i > 40)
+    table = table.astype(dict.fromkeys(("x", "amount", "more"), object))
+    table.loc[unread.idxmax(), ["x", "amount", "more"]] = "unknown"
     table.to_csv("a.csv", index=False)
     table.loc[np.repeat(i, table.w)].drop(columns="w").to_csv("again.csv", index=False)
     (tmp_path / "a.toml").write_text(

@@ -1,6 +1,7 @@
 """MultiTaskData, from_arrays and digits."""
 
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -70,6 +71,12 @@ class TestMultiTaskData:
         some = data.with_class_weights({"a": (1, 2), "m": "balanced"})
         assert some.task("a").class_weights == (1, 2)
         assert some.task("m") == balanced.task("m")
+        weighted = replace(data.train, sample_weight=torch.arange(len(data.train)) % 3.0)
+        found = replace(data, train=weighted).with_class_weights({"m": "balanced"}).task("m")
+        times = weighted.sample_weight.long()
+        labels = data.train.targets["m"].repeat_interleave(times).numpy()
+        expected = compute_class_weight("balanced", classes=np.unique(labels), y=labels)
+        assert found.class_weights == pytest.approx(expected)
         for weights, message in (
             ("equal", "expected 'balanced' or a dict from task to weights, got 'equal'"),
             ({"mm": "balanced"}, "task in class_weights: 'mm'; did you mean 'm'"),

@@ -114,6 +114,9 @@ def test_the_whole_run(tmp_path):
     assert {row["weight"] for row in single} == {"block"}
     assert len(rows) - len(single) == 2 * (len(list(cases(settings))) - len(single))
     assert any("variance as T^(" in line for line in lines)
+    few = settings.model_copy(update={"entanglers": ("all_to_all",), "tasks": (1,)})
+    run_trainability(few, tmp_path / "few", say=lines.append)
+    assert {path.suffix for path in (tmp_path / "few").iterdir()} == {"", ".csv", ".png"}
 
 
 @pytest.mark.parametrize(

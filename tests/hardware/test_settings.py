@@ -1,6 +1,7 @@
 """HardwareSettings: whatever does not fit is told when it is set, and not when it is sent."""
 
 import json
+import pickle
 import re
 
 import numpy as np
@@ -46,6 +47,32 @@ def test_numbers_may_be_those_of_numpy():
     assert HardwareSettings(layout=tuple(np.arange(2))).layout == (0, 1)
     assert HardwareSettings(layout=np.arange(2), predict=np.bool_(True)).layout == (0, 1)
     assert type(HardwareSettings(max_qpu_seconds=np.float32(3)).max_qpu_seconds) is float
+
+
+def test_budgets_may_be_large():
+    assert HardwareSettings(max_shots=10**10, max_job_bytes=4 * 10**9).max_shots == 10**10
+    with pytest.raises(InvalidInputError, match="max_shots: expected whole numbers up to"):
+        HardwareSettings(max_shots=2**63)
+
+
+def test_copies_are_checked():
+    settings = HardwareSettings(shots=8).model_copy(update={"layout": [1, 0]})
+    assert settings == HardwareSettings(shots=8, layout=(1, 0))
+    for update, words in (({"shots": 0}, "shots: "), ({"shotz": 3}, "did you mean 'shots'")):
+        with pytest.raises(InvalidInputError, match=words):
+            settings.model_copy(update=update)
+
+
+def test_what_are_no_settings():
+    with pytest.raises(InvalidInputError, match="HardwareSettings takes keywords only, got 1000"):
+        HardwareSettings(1000)
+    assert HardwareSettings(layout=range(2)).layout == (0, 1)
+
+
+def test_pickles_of_dataclasses_are_read():
+    settings, old = HardwareSettings(shots=8), object.__new__(HardwareSettings)
+    old.__setstate__(settings.to_dict())
+    assert old == settings == pickle.loads(pickle.dumps(settings))
 
 
 def test_settings_survive_json():

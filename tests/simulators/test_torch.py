@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qmtl.simulators._cones import _sorted_into_layers
-from qmtl.simulators._torch import _apply_layers, _encode
+from qmtl.simulators._torch import _encode, apply_layers
 from tests.laws import dense_state
 from tests.strategies import gate_lists
 
@@ -35,5 +35,5 @@ def test_layers_of_any_gates_give_the_dense_state(drawn):
     # The same without the shortcut for the first layer.
     zero = torch.zeros(1, 1, 2**n, 1, dtype=torch.float64)
     zero[:, :, 0] = 1
-    state = _apply_layers(zero, layers, angles, n)
+    state = apply_layers(zero, layers, angles, n)
     np.testing.assert_allclose(as_complex(state), expected, rtol=0, atol=1e-13)
