@@ -71,7 +71,7 @@ class TestMultiTaskData:
         some = data.with_class_weights({"a": (1, 2), "m": "balanced"})
         assert some.task("a").class_weights == (1, 2)
         assert some.task("m") == balanced.task("m")
-        weighted = replace(data.train, sample_weight=torch.arange(len(data.train)) % 3.0)
+        weighted = replace(data.train, sample_weight=torch.arange(len(data.train)) % 3.0 + 1)
         found = replace(data, train=weighted).with_class_weights({"m": "balanced"}).task("m")
         times = weighted.sample_weight.long()
         labels = data.train.targets["m"].repeat_interleave(times).numpy()
