@@ -189,7 +189,7 @@ def print_table(
     wide = Measurement.get(shown, shown.options.update(width=UNBROKEN), table).maximum
     if shown.width < min(wide, NARROW):
         table = empty(show_header=False)
-        table.add_column(no_wrap=True)
+        table.add_column(overflow="fold", max_width=shown.width // 2)
         table.add_column(overflow="fold")
         for number, row in enumerate(cells):
             if number:

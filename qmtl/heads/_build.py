@@ -107,6 +107,8 @@ class HeadSection(HeadOptions, _HeadType):
         type: type of the head, see `build_head`.
         single_task: head of each single-task model that a comparison trains: ``linear``, on a
             representation as wide as the shared one, or ``quantum``, on the task's own register.
+        simulator: name of the simulator of heads that have a circuit.
+        seed: seed of the initial weights.
     """
 
     single_task: Literal["linear", "quantum"] = "linear"
