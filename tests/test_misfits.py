@@ -172,7 +172,7 @@ MISFITS = {
     ),
     "adapt, ranges": (
         lambda: model(columns=columns("pqrst")).adapt(NEW, data([NEW], columns("pqrst", 7.0))),
-        "model has p 0.0, 1.0", "data have p 7.0, 1.0",
+        "model has p 0, 1;", "data have p 7, 1;",
     ),
     "adapt, a table without a column": (
         lambda: model(columns=columns("pqrst")).adapt(
