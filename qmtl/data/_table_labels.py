@@ -48,7 +48,7 @@ class LabelTable:
         row_weights: the rows' weights, float64 (N,); None if there is no such column.
 
     Raises:
-        InvalidInputError: the file cannot be read as a table, or a weight is none.
+        InvalidInputError: the file cannot be read as a table, or a weight is missing or negative.
 
     Example:
         >>> import tempfile, pathlib
